@@ -1,0 +1,227 @@
+//! The storage agent's API. Every verb can be repeated: what is already so is success.
+//!
+//! | method and path | request | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/status` | | [`NodeStatus`] |
+//! | `POST /v1/preflight` | [`PreflightRequest`] | [`PreflightReply`] |
+//! | `POST /v1/volumes` | [`CreateVolume`] | [`VolumeStatus`] |
+//! | `GET /v1/volumes/{id}` | | [`VolumeStatus`] |
+//! | `DELETE /v1/volumes/{id}` | [`EpochRequest`] | `{}` |
+//! | `POST /v1/volumes/{id}/snapshot` | [`EpochRequest`] | [`crate::volume::Snapshot`] |
+//! | `POST /v1/volumes/{id}/replicate` | [`ReplicateRequest`] | [`ReplicateReply`] |
+//! | `POST /v1/volumes/{id}/promote` | [`EpochRequest`] | [`VolumeStatus`] |
+//! | `POST /v1/volumes/{id}/demote` | [`EpochRequest`] | [`VolumeStatus`] |
+//! | `POST /v1/containers/{app}/create` | [`CreateContainer`] | [`ContainerStatus`] |
+//! | `POST /v1/containers/{app}/start` | [`EpochRequest`] | [`StartReply`] |
+//! | `POST /v1/containers/{app}/pre-stop` | [`EpochRequest`] | `{}` |
+//! | `POST /v1/containers/{app}/stop` | [`EpochRequest`] | [`StopReply`] |
+//! | `DELETE /v1/containers/{app}` | [`EpochRequest`] | `{}` |
+//! | `GET /metrics`, `/healthz` | | text |
+//!
+//! An epoch older than the volume's own is refused with `stale_epoch`; a start under an epoch
+//! for which the volume is not the local primary with `not_primary`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    container::{ContainerSpec, ContainerStatus},
+    name::{NodeName, VolumeId, VolumeName},
+    volume::{Epoch, Role, Snapshot, VolumeStatus},
+};
+
+/// A node as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// Version of the agent.
+    pub version: String,
+    /// The node's address, at which apps listen.
+    pub address: IpAddr,
+    /// Where the agent takes replication streams.
+    pub replication: SocketAddr,
+    /// Its storage.
+    pub storage: StorageStatus,
+    /// Its runtime.
+    pub runtime: RuntimeStatus,
+    /// Copies of volumes on it.
+    pub volumes: Vec<VolumeStatus>,
+    /// Our containers on it.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// A node's storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageStatus {
+    /// What it is.
+    pub kind: StorageKind,
+    /// Version of the file system's programs, as they say it.
+    pub version: String,
+    /// What the probe found, by name: `resume`, `compressed`, `estimate`, `bookmarks`, ...
+    pub capabilities: Vec<String>,
+    /// Free bytes.
+    pub available_bytes: u64,
+    /// What is wrong with it, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Kinds of storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StorageKind {
+    /// OpenZFS in the kernel. Written `openzfs`.
+    #[serde(rename = "openzfs")]
+    OpenZfs,
+    /// zfs-fuse in user space.
+    ZfsFuse,
+    /// Copies of a directory tree.
+    Directory,
+}
+
+/// A node's container runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeStatus {
+    /// What it is.
+    pub kind: RuntimeKind,
+    /// Its version.
+    pub version: String,
+    /// What is wrong with it, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Kinds of runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// A Docker Engine.
+    Docker,
+    /// Plain processes in cgroups of their own.
+    Process,
+}
+
+/// Asks what would stand against running an app here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreflightRequest {
+    /// The container.
+    pub container: ContainerSpec,
+    /// Bytes that its volumes occupy at the source.
+    pub volume_bytes: u64,
+    /// The volumes' epoch.
+    pub epoch: Epoch,
+}
+
+/// Answer to [`PreflightRequest`]; no problem, no objection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreflightReply {
+    /// What stands against it, in words that name the thing and its place.
+    pub problems: Vec<String>,
+}
+
+/// Creates a volume, or answers with the one of this id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// Its identity.
+    pub id: VolumeId,
+    /// Its name; unique on the node.
+    pub name: VolumeName,
+    /// Its limit, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// A verb that needs nothing but the epoch under which it is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochRequest {
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
+/// Takes a snapshot if anything may have changed, and brings the replica up to it. Answered
+/// when the replica has acknowledged the snapshot; progress is in [`VolumeStatus::transfer`].
+/// A repeated request while one runs waits for that one first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicateRequest {
+    /// The receiving node.
+    pub peer: NodeName,
+    /// Its [`NodeStatus::replication`] address.
+    pub to: SocketAddr,
+    /// The epoch of the sender.
+    pub epoch: Epoch,
+}
+
+/// Answer to [`ReplicateRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicateReply {
+    /// The snapshot that both sides now have.
+    pub snapshot: Snapshot,
+    /// Bytes of the stream; 0 when there was nothing to send.
+    pub bytes: u64,
+    /// Whether the whole volume was sent rather than an increment.
+    pub full: bool,
+    /// Time to take the snapshot, in microseconds.
+    pub snapshot_us: u64,
+    /// Time from the first byte to the acknowledgement, in microseconds.
+    pub transfer_us: u64,
+}
+
+/// Makes an app's container without starting it. If one of another spec is there and does
+/// not run, it is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateContainer {
+    /// What shall run.
+    pub spec: ContainerSpec,
+    /// The epoch under which it will be started.
+    pub epoch: Epoch,
+}
+
+/// Answer to a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartReply {
+    /// The container.
+    pub container: ContainerStatus,
+    /// Until its process ran, in microseconds.
+    pub started_us: u64,
+    /// Until its probe answered, in microseconds.
+    pub ready_us: u64,
+}
+
+/// Answer to a stop: all writers of the app's volumes are proven gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReply {
+    /// Exit code, if the process ran; 128 + N for signal N.
+    pub exit_code: Option<i64>,
+    /// Whether it had to be killed after the grace.
+    pub killed: bool,
+    /// Until its process was gone, in microseconds.
+    pub stopped_us: u64,
+}
+
+/// What a sender says of itself when it opens a replication stream, for the receiver's
+/// epoch check (fields of the handshake frame).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handshake {
+    /// The sending node.
+    pub from: NodeName,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: VolumeName,
+    /// Its limit, in bytes.
+    pub size_bytes: Option<u64>,
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// The sender's role; only a primary replicates.
+    pub role: Role,
+}

@@ -1,0 +1,28 @@
+//! The language between Flocker's programs: names, messages, error codes and a small client.
+//!
+//! Nothing in here decides anything. A type that can be wrong is checked once, where it is
+//! parsed, and cannot be made otherwise; what is sent over a socket is plain serde JSON.
+//!
+//! | module | what it speaks of |
+//! | --- | --- |
+//! | [`name`], [`host`] | names of nodes, apps, volumes, edges; host names and their one normal form |
+//! | [`route`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
+//! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
+//! | [`app`], [`control`] | what people declare, the control service's API |
+//! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
+
+pub mod agent;
+pub mod app;
+pub mod client;
+pub mod config;
+pub mod container;
+pub mod control;
+pub mod edge;
+pub mod error;
+pub mod gate;
+pub mod host;
+pub mod name;
+pub mod route;
+pub mod volume;
+
+pub use error::{ErrorBody, ErrorCode};

@@ -1,0 +1,230 @@
+//! Routes: a key and where it leads, and the transactions that change an edge's table.
+
+use std::{fmt, net::SocketAddr, num::NonZeroU16, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{HostPattern, InvalidHostname};
+
+/// Version number of an edge's whole route table; goes up by one with each atomic change.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a route matches: `tcp:5432`, `http:example.com`, `https:*.example.com`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum RouteKey {
+    /// Every connection to this port, opaque.
+    Tcp(NonZeroU16),
+    /// Plain HTTP requests by their Host.
+    Http(HostPattern),
+    /// TLS connections by the SNI of their ClientHello, passed through undecrypted.
+    Https(HostPattern),
+}
+
+/// Why a text is not a route key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRouteKey {
+    /// Neither `tcp:`, `http:` nor `https:`.
+    #[error("'{0}' is not a route key: write tcp:PORT, http:HOST or https:HOST")]
+    Kind(String),
+    /// The part after `tcp:` is not 1 to 65535.
+    #[error("'{0}' is not a route key: the port must be 1 to 65535")]
+    Port(String),
+    /// The part after `http:` or `https:` is no host name.
+    #[error("'{key}' is not a route key")]
+    Host {
+        /// The whole key.
+        key: String,
+        /// What is wrong with its host.
+        #[source]
+        source: InvalidHostname,
+    },
+}
+
+impl FromStr for RouteKey {
+    type Err = InvalidRouteKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRouteKey> {
+        let host = |host: &str| {
+            host.parse().map_err(|source| InvalidRouteKey::Host {
+                key: text.to_owned(),
+                source,
+            })
+        };
+        match text.split_once(':') {
+            Some(("tcp", port)) => {
+                // u16::from_str takes a leading '+'; a port does not.
+                let digits = port.bytes().all(|b| b.is_ascii_digit());
+                let port = port.parse().ok().filter(|_| digits);
+                port.map(Self::Tcp)
+                    .ok_or_else(|| InvalidRouteKey::Port(text.to_owned()))
+            }
+            Some(("http", name)) => host(name).map(Self::Http),
+            Some(("https", name)) => host(name).map(Self::Https),
+            _ => Err(InvalidRouteKey::Kind(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(port) => f.pad(&format!("tcp:{port}")),
+            Self::Http(host) => f.pad(&format!("http:{host}")),
+            Self::Https(host) => f.pad(&format!("https:{host}")),
+        }
+    }
+}
+
+impl TryFrom<String> for RouteKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        // serde keeps only the message, so the cause is joined to it here.
+        text.parse().map_err(|error: InvalidRouteKey| match &error {
+            InvalidRouteKey::Host { source, .. } => format!("{error}: {source}"),
+            InvalidRouteKey::Kind(_) | InvalidRouteKey::Port(_) => error.to_string(),
+        })
+    }
+}
+
+impl From<RouteKey> for String {
+    fn from(key: RouteKey) -> Self {
+        key.to_string()
+    }
+}
+
+/// What happens to sessions that are established and opaque when their route is quiesced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMove {
+    /// The quiesce closes them, buffered bytes first: clients reconnect and are held.
+    #[default]
+    Close,
+    /// The quiesce counts them as in flight and waits for their end.
+    Wait,
+}
+
+/// A route: a key and where it leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// What it matches.
+    pub key: RouteKey,
+    /// Where it leads; tried in turn. Never empty in a served table.
+    pub upstreams: Vec<SocketAddr>,
+    /// Fate of established opaque sessions at a quiesce.
+    #[serde(default)]
+    pub on_move: OnMove,
+}
+
+/// One operation of a [`Transaction`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// A new route; its key must not be in the table.
+    Add {
+        /// The route.
+        route: Route,
+    },
+    /// Changes a route that is in the table; its gate and what is parked there stay.
+    Set {
+        /// The route as it shall be.
+        route: Route,
+    },
+    /// [`Operation::Add`] or [`Operation::Set`], whichever applies.
+    Put {
+        /// The route as it shall be.
+        route: Route,
+    },
+    /// Removes a route that is in the table; what is parked there is refused.
+    Remove {
+        /// Its key.
+        key: RouteKey,
+    },
+}
+
+impl Operation {
+    /// The key that the operation is about.
+    #[must_use]
+    pub fn key(&self) -> &RouteKey {
+        match self {
+            Self::Add { route } | Self::Set { route } | Self::Put { route } => &route.key,
+            Self::Remove { key } => key,
+        }
+    }
+}
+
+/// A change of an edge's table: all of it or nothing, in one generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transaction {
+    /// The generation that the operations were made against; a stale one is refused with
+    /// the current. `None` applies to whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Generation>,
+    /// The operations, carried out in order.
+    pub operations: Vec<Operation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_round_trip() {
+        for text in ["tcp:5432", "http:example.com", "https:*.example.com"] {
+            let key: RouteKey = text.parse().unwrap();
+            assert_eq!(key.to_string(), text);
+            assert_eq!(
+                serde_json::from_str::<RouteKey>(&serde_json::to_string(&key).unwrap()).unwrap(),
+                key
+            );
+        }
+    }
+
+    #[test]
+    fn bad_keys_say_what_would_be_right() {
+        let message = |text: &str| text.parse::<RouteKey>().unwrap_err().to_string();
+        assert!(message("udp:53").contains("write tcp:PORT"));
+        assert!(message("example.com").contains("write tcp:PORT"));
+        assert!(message("tcp:0").contains("1 to 65535"));
+        assert!(message("tcp:+80").contains("1 to 65535"));
+        assert!(message("tcp:65536").contains("1 to 65535"));
+        assert!(
+            serde_json::from_str::<RouteKey>("\"http:a..b\"")
+                .unwrap_err()
+                .to_string()
+                .contains("empty label")
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let text = r#"{"op":"add","route":{"key":"tcp:1","upstreams":[],"weight":3}}"#;
+        assert!(
+            serde_json::from_str::<Operation>(text)
+                .unwrap_err()
+                .to_string()
+                .contains("weight")
+        );
+    }
+}
