@@ -1,2 +1,72 @@
-//! Placeholder.
-fn main() {}
+//! `flocker-bench`: load, scenarios, and the demo on a test bed of its own.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use flocker_bench::{
+    demo::{self, BedOptions, Ending},
+    testbed::keeper,
+};
+
+/// Loads, moves and measures a Flocker cluster; puts one up on this machine if need be.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A test bed: two nodes, four edges and a control service on this machine
+    #[command(subcommand)]
+    Testbed(TestbedCommand),
+    /// Starts programs for a test bed and ends them with it
+    #[command(hide = true)]
+    Keeper,
+}
+
+#[derive(Debug, Subcommand)]
+enum TestbedCommand {
+    /// Puts one up and keeps it until Ctrl-C
+    Up(BedOptions),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_log();
+    match run(arguments.command) {
+        Ok(ending) => ExitCode::from(ending.code()),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Ending> {
+    match command {
+        Command::Keeper => keeper::run().map(|()| Ending::Good),
+        Command::Testbed(TestbedCommand::Up(options)) => {
+            let choice = demo::choose(&options)?;
+            runtime()?.block_on(demo::keep_bed(&options, &choice))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+fn init_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLOCKER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+}
