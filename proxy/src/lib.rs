@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The edge: routes, holds and relays an app's traffic.
+//!
+//! `logic` decides and does no I/O.
+
+pub mod logic;
