@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The storage agent: volumes, replication and containers of one node.
+//!
+//! [`logic`] decides and touches nothing; [`driver`] touches the world and decides nothing.
+
+pub mod driver;
+pub mod error;
+pub mod logic;

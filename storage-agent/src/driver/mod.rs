@@ -1,0 +1,3 @@
+//! What touches the world: programs, files, sockets, the clock.
+
+pub mod volumes;

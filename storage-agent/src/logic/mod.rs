@@ -1,0 +1,1 @@
+//! What the agent decides, without sockets, files, processes or clocks.
