@@ -1,0 +1,23 @@
+//! What touches the world: the store, agents and edges, clocks, sockets. Decides nothing.
+//!
+//! | module | duty |
+//! | --- | --- |
+//! | [`store`] | keeps the state: a redb file, or memory |
+//! | [`ledger`] | the one writer of the store, and the state that readers see |
+//! | [`peers`] | agents and edges, behind one seam |
+//! | [`executor`] | performs the steps of moves |
+//! | [`observer`] | asks agents and edges how they are |
+//! | [`reconciler`] | carries out what [`crate::logic::reconcile`] plans |
+//! | [`context`] | what they share |
+//! | [`control`] | what the API asks for |
+//! | [`server`] | the API itself |
+
+pub mod context;
+pub mod control;
+pub mod executor;
+pub mod ledger;
+pub mod observer;
+pub mod peers;
+pub mod reconciler;
+pub mod server;
+pub mod store;

@@ -1,0 +1,99 @@
+//! Why control refuses a request, in words that a person would use.
+
+use flocker_api::{
+    ErrorBody, ErrorCode,
+    name::{AppName, MoveId, NodeName},
+};
+
+use crate::{driver::store::StoreError, logic::state::Conflict};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// No such app.
+    #[error("there is no app '{0}'")]
+    UnknownApp(AppName),
+    /// No such move.
+    #[error("there is no move {0}")]
+    UnknownMove(MoveId),
+    /// No such node.
+    #[error("there is no node '{node}'; the nodes are {}", list(known))]
+    UnknownNode {
+        /// The node.
+        node: NodeName,
+        /// The ones that there are.
+        known: Vec<NodeName>,
+    },
+    /// The app is where it shall be.
+    #[error("app '{app}' is on node '{node}' already")]
+    AlreadyThere {
+        /// The app.
+        app: AppName,
+        /// Where it is.
+        node: NodeName,
+    },
+    /// The app is being moved.
+    #[error("app '{app}' is being moved (move {id}); wait until it has ended")]
+    AlreadyMoving {
+        /// The app.
+        app: AppName,
+        /// The move.
+        id: MoveId,
+    },
+    /// Its container is being made, started or removed.
+    #[error("app '{0}' is being made or changed right now; try again in a moment")]
+    AppBusy(AppName),
+    /// The app is being deleted.
+    #[error("app '{0}' is being deleted")]
+    Deleting(AppName),
+    /// One of the nodes of a move does not answer.
+    #[error("cannot move app '{app}' to node '{to}': {error}")]
+    NodeDown {
+        /// The app.
+        app: AppName,
+        /// The target.
+        to: NodeName,
+        /// What its agent, or its client, says.
+        error: ErrorBody,
+    },
+    /// The files cannot be deployed.
+    #[error("{}", .0.join("\n"))]
+    Files(Vec<String>),
+    /// The request is malformed.
+    #[error("{0}")]
+    Malformed(String),
+    /// The store does not work.
+    #[error("the change could not be stored: {}", flocker_api::error::chain(.0))]
+    Store(#[from] StoreError),
+}
+
+fn list(names: &[NodeName]) -> String {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+impl Refusal {
+    /// What kind of error it is, for programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownApp(_) | Self::UnknownMove(_) | Self::UnknownNode { .. } => {
+                ErrorCode::NotFound
+            }
+            Self::AlreadyThere { .. } => ErrorCode::AlreadyExists,
+            Self::AlreadyMoving { .. }
+            | Self::AppBusy(_)
+            | Self::Deleting(_)
+            | Self::Store(StoreError::Conflict(Conflict::Moving { .. })) => ErrorCode::Busy,
+            Self::NodeDown { error, .. } => error.code,
+            Self::Files(_) | Self::Malformed(_) => ErrorCode::InvalidRequest,
+            Self::Store(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+impl From<Refusal> for ErrorBody {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code(), refusal.to_string())
+    }
+}
