@@ -1,0 +1,521 @@
+//! Application files: `version` and `applications`, each app with image, ports, links,
+//! volumes, environment, limits and the `x-flocker` block.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use flocker_api::{
+    app::{App, AppRoute, MovePolicy},
+    container::{ContainerSpec, Mount, StopPolicy},
+    name::{AppName, VolumeId},
+    route::{OnMove, RouteKey},
+};
+use uuid::Uuid;
+
+use super::{
+    error::{Place, Problem},
+    extension::Extension,
+    quantity,
+    reader::{Fields, Reader},
+    yaml::{Entry, Kind, Mark, Node, Value},
+};
+
+/// Keys of an application file.
+pub(super) const FILE_KEYS: [&str; 2] = ["version", "applications"];
+/// Keys of an app.
+const APP_KEYS: [&str; 10] = [
+    "image",
+    "ports",
+    "links",
+    "volume",
+    "volumes",
+    "environment",
+    "mem_limit",
+    "cpu_shares",
+    "restart_policy",
+    "x-flocker",
+];
+/// Variables that the storage agent sets.
+const RESERVED_VARIABLES: [&str; 4] = [
+    "FLOCKER_APP",
+    "FLOCKER_NODE",
+    "FLOCKER_ADDRESS",
+    "FLOCKER_VOLUME",
+];
+/// Smallest memory limit that Docker takes.
+const MEMORY_BYTES_MIN: u64 = 6 << 20;
+/// Volumes without a `dataset_id` get the UUIDv5 of `APP/INDEX` in this namespace, so that the
+/// same files always mean the same volumes. Changing it would orphan the volumes of everyone.
+const VOLUME_NAMESPACE: Uuid = Uuid::from_u128(0x0b5b_5b1e_53c6_4d5c_9f0a_7c1d_6e0f_10c4);
+
+/// An app and where its parts are declared.
+pub(super) struct Declared {
+    pub(super) app: App,
+    pub(super) at: Place,
+    /// In the order of `app.routes`.
+    pub(super) routes_at: Vec<Place>,
+    /// In the order of `app.container.volumes`.
+    pub(super) volumes_at: Vec<Place>,
+}
+
+/// What an application file holds.
+#[derive(Default)]
+pub(super) struct Applications {
+    /// The names of all apps, well declared or not.
+    pub(super) names: Vec<(AppName, Place)>,
+    /// Those without errors.
+    pub(super) apps: Vec<Declared>,
+}
+
+/// The id of an app's volume that is given none.
+fn volume_id(app: &AppName, index: usize) -> VolumeId {
+    let name = format!("{app}/{index}");
+    VolumeId(Uuid::new_v5(&VOLUME_NAMESPACE, name.as_bytes()))
+}
+
+impl Reader<'_> {
+    /// Reads an application file.
+    pub(super) fn applications(&mut self, root: &Node) -> Applications {
+        let mut found = Applications::default();
+        let Some(fields) = self.fields(root, root.at, "the application file", &FILE_KEYS) else {
+            return found;
+        };
+        self.version(&fields, "the application file");
+        let Some(node) = fields.get("applications") else {
+            return found;
+        };
+        let Some(entries) = self.map(node, "applications") else {
+            return found;
+        };
+        for entry in entries {
+            let path = format!("applications.{}", entry.key.text);
+            let name = match entry.key.text.parse::<AppName>() {
+                Ok(name) => {
+                    found.names.push((name.clone(), self.place(entry.at)));
+                    Some(name)
+                }
+                Err(error) => {
+                    self.refused(entry.at, "applications", &error);
+                    None
+                }
+            };
+            // A bad name must not hide what is wrong inside.
+            let errors_before = self.errors.len();
+            let app = self.application(name.as_ref(), entry, &path);
+            if let (Some(app), true) = (app, self.errors.len() == errors_before) {
+                found.apps.push(app);
+            }
+        }
+        found
+    }
+
+    /// The key `version`, which must be 1.
+    pub(super) fn version(&mut self, fields: &Fields<'_>, path: &str) {
+        if let Some(node) = self.required(fields, path, "version", "the integer 1") {
+            self.integer(
+                node,
+                "version",
+                1..=1,
+                "the integer 1, the only version there is",
+            );
+        }
+    }
+
+    fn application(
+        &mut self,
+        name: Option<&AppName>,
+        entry: &Entry,
+        path: &str,
+    ) -> Option<Declared> {
+        let fields = self.fields(&entry.value, entry.at, path, &APP_KEYS)?;
+        let image = self.image(&fields, path);
+        let mut routes = self.ports(&fields, path);
+        self.links(&fields, path);
+        let mut volumes = self.volumes(&fields, path);
+        self.restart_policy(&fields, path);
+        let environment = self.environment(&fields, path);
+        let memory = "an integer of bytes, 6291456 (6 MiB) or more";
+        let memory_bytes = fields.get("mem_limit").and_then(|node| {
+            let bounds = MEMORY_BYTES_MIN..=i64::MAX.unsigned_abs();
+            self.integer(node, &format!("{path}.mem_limit"), bounds, memory)
+        });
+        let cpu = "an integer from 2 to 262144, 1024 being usual";
+        let cpu_shares = fields.get("cpu_shares").and_then(|node| {
+            let shares = self.integer(node, &format!("{path}.cpu_shares"), 2..=262_144, cpu)?;
+            u32::try_from(shares).ok()
+        });
+        let extension = fields
+            .get("x-flocker")
+            .map_or_else(Extension::default, |node| {
+                self.extension(node, fields.at("x-flocker"), &format!("{path}.x-flocker"))
+            });
+        let mut ports: Vec<u16> = routes.iter().map(|route| route.route.port).collect();
+        self.join_routes(&mut routes, extension.routes);
+        ports.extend(routes.iter().map(|route| route.route.port));
+        let name = name?;
+        let mounts = self.mounts(name, &mut volumes, path);
+        Some(Declared {
+            app: App {
+                container: ContainerSpec {
+                    app: name.clone(),
+                    image: image?,
+                    command: extension.command,
+                    environment,
+                    ports: distinct(ports),
+                    volumes: mounts?,
+                    memory_bytes,
+                    cpu_shares,
+                    stop: extension.stop.unwrap_or_else(StopPolicy::default),
+                    ready: extension.ready,
+                    pre_stop: extension.pre_stop,
+                },
+                volume_sizes: volumes.iter().map(|volume| volume.size).collect(),
+                routes: routes.iter().map(|route| route.route.clone()).collect(),
+                move_policy: extension.move_policy.unwrap_or_else(MovePolicy::default),
+            },
+            at: self.place(entry.at),
+            routes_at: routes.iter().map(|route| self.place(route.at)).collect(),
+            volumes_at: volumes.iter().map(|volume| self.place(volume.at)).collect(),
+        })
+    }
+
+    fn image(&mut self, fields: &Fields<'_>, path: &str) -> Option<String> {
+        const EXPECTED: &str = "an image: repository[:tag], such as postgres:15";
+        let node = self.required(fields, path, "image", EXPECTED)?;
+        let path = format!("{path}.image");
+        let text = self.text(node, &path, EXPECTED)?;
+        if is_image(text) {
+            return Some(text.to_owned());
+        }
+        self.bad(node, &path, EXPECTED);
+        None
+    }
+
+    /// `ports`: each pair is a `tcp` route from the external port to the internal one.
+    fn ports(&mut self, fields: &Fields<'_>, path: &str) -> Vec<PlacedRoute> {
+        let path = format!("{path}.ports");
+        let mut routes = Vec::new();
+        let Some(items) = fields
+            .get("ports")
+            .and_then(|node| self.list(node, &path, "mappings {internal: PORT, external: PORT}"))
+        else {
+            return routes;
+        };
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let Some(fields) = self.fields(item, item.at, &path, &["internal", "external"]) else {
+                continue;
+            };
+            let mut port = |key: &'static str, what: &str| {
+                let node = self.required(&fields, &path, key, what)?;
+                self.port(node, &format!("{path}.{key}"))
+            };
+            let internal = port("internal", "the port at which the app listens");
+            let external = port("external", "the port at which edges listen for it");
+            if let (Some(port), Some(external)) =
+                (internal, external.and_then(|p| p.try_into().ok()))
+            {
+                routes.push(PlacedRoute {
+                    at: item.at,
+                    route: AppRoute {
+                        key: RouteKey::Tcp(external),
+                        port,
+                        on_move: OnMove::default(),
+                    },
+                });
+            }
+        }
+        routes
+    }
+
+    /// Adds the routes of `x-flocker` to those of `ports`. One that has the key and port of a
+    /// pair in `ports` says more about the same route: its `on_move` holds.
+    fn join_routes(&mut self, routes: &mut Vec<PlacedRoute>, more: Vec<PlacedRoute>) {
+        let of_ports = routes.len();
+        for route in more {
+            let same = routes[..of_ports].iter_mut().find(|known| {
+                known.route.key == route.route.key && known.route.port == route.route.port
+            });
+            match same {
+                Some(known) => known.route.on_move = route.route.on_move,
+                None => routes.push(route),
+            }
+        }
+    }
+
+    /// `links`: checked as ever, then refused, because nothing would set their variables.
+    fn links(&mut self, fields: &Fields<'_>, path: &str) {
+        let path = format!("{path}.links");
+        let Some(items) = fields.get("links").and_then(|node| {
+            self.list(
+                node,
+                &path,
+                "mappings {local_port: PORT, remote_port: PORT, alias: NAME}",
+            )
+        }) else {
+            return;
+        };
+        let mut aliases: BTreeMap<String, Mark> = BTreeMap::new();
+        for (index, item) in items.iter().enumerate() {
+            self.link(item, &format!("{path}[{index}]"), &mut aliases);
+        }
+        if let Some(first) = items.first() {
+            let problem = Problem::Unsupported {
+                path,
+                what: "linking apps".to_owned(),
+                instead: "give the app a variable in 'environment' with the address of an edge \
+                          and the external port of the other app",
+            };
+            self.note(first.at, problem);
+        }
+    }
+
+    fn link(&mut self, item: &Node, path: &str, aliases: &mut BTreeMap<String, Mark>) {
+        const ALIAS: &str = "a name of letters and digits";
+        let keys = ["local_port", "remote_port", "alias"];
+        let Some(fields) = self.fields(item, item.at, path, &keys) else {
+            return;
+        };
+        for key in ["local_port", "remote_port"] {
+            if let Some(node) = self.required(&fields, path, key, "a port") {
+                self.port(node, &format!("{path}.{key}"));
+            }
+        }
+        let Some(node) = self.required(&fields, path, "alias", ALIAS) else {
+            return;
+        };
+        let path = format!("{path}.alias");
+        let Some(alias) = self.text(node, &path, ALIAS) else {
+            return;
+        };
+        if !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            self.bad(node, &path, ALIAS);
+        }
+        if let Some(first) = aliases.insert(alias.to_ascii_lowercase(), node.at) {
+            let what = format!("link alias {alias}");
+            let first = self.place(first);
+            self.note(node.at, Problem::Repeated { what, first });
+        }
+    }
+
+    /// `volume`, then the entries of `volumes`: their order gives them their names and ids.
+    fn volumes(&mut self, fields: &Fields<'_>, path: &str) -> Vec<DeclaredVolume> {
+        let mut volumes = Vec::new();
+        if let Some(node) = fields.get("volume") {
+            volumes.extend(self.volume(node, fields.at("volume"), &format!("{path}.volume")));
+        }
+        let path = format!("{path}.volumes");
+        let items = fields
+            .get("volumes")
+            .and_then(|node| self.list(node, &path, "mappings {mountpoint: PATH, ...}"));
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            volumes.extend(self.volume(item, item.at, &format!("{path}[{index}]")));
+        }
+        for (index, volume) in volumes.iter().enumerate() {
+            let same = |other: &&DeclaredVolume| other.mountpoint == volume.mountpoint;
+            if let Some(first) = volumes[..index].iter().find(same) {
+                let what = format!("mountpoint {}", volume.mountpoint.display());
+                let first = self.place(first.at);
+                self.note(volume.at, Problem::Repeated { what, first });
+            }
+        }
+        volumes
+    }
+
+    fn volume(&mut self, node: &Node, at: Mark, path: &str) -> Option<DeclaredVolume> {
+        const MOUNTPOINT: &str = "an absolute path in the container, such as /data, in ASCII";
+        let keys = ["mountpoint", "maximum_size", "dataset_id"];
+        let fields = self.fields(node, at, path, &keys)?;
+        let size = fields
+            .get("maximum_size")
+            .and_then(|node| self.size(node, &format!("{path}.maximum_size")));
+        let id = fields.get("dataset_id").and_then(|node| {
+            let path = format!("{path}.dataset_id");
+            self.parsed::<VolumeId>(node, &path, "a UUID")
+        });
+        let node = self.required(&fields, path, "mountpoint", MOUNTPOINT)?;
+        let path = format!("{path}.mountpoint");
+        let text = self.text(node, &path, MOUNTPOINT)?;
+        let Some(mountpoint) = mountpoint(text) else {
+            self.bad(node, &path, MOUNTPOINT);
+            return None;
+        };
+        Some(DeclaredVolume {
+            at,
+            mountpoint,
+            size,
+            id,
+        })
+    }
+
+    fn size(&mut self, node: &Node, path: &str) -> Option<u64> {
+        let Value::Scalar(scalar) = &node.value else {
+            self.wrong_type(node, path, quantity::SIZE_EXPECTED);
+            return None;
+        };
+        if node.kind() != Kind::Text {
+            self.wrong_type(node, path, quantity::SIZE_EXPECTED);
+            return None;
+        }
+        let size = quantity::size_bytes(&scalar.text);
+        if size.is_none() {
+            self.bad(node, path, quantity::SIZE_EXPECTED);
+        }
+        size
+    }
+
+    /// Names and ids for the volumes: the first is called like its app, the others `APP-2`, ...
+    fn mounts(
+        &mut self,
+        app: &AppName,
+        volumes: &mut [DeclaredVolume],
+        path: &str,
+    ) -> Option<Vec<Mount>> {
+        let mut mounts = Vec::with_capacity(volumes.len());
+        for (index, volume) in volumes.iter().enumerate() {
+            let name = match index {
+                0 => app.to_string(),
+                _ => format!("{app}-{}", index + 1),
+            };
+            match name.parse() {
+                Ok(name) => mounts.push(Mount {
+                    volume: volume.id.unwrap_or_else(|| volume_id(app, index)),
+                    name,
+                    mountpoint: volume.mountpoint.clone(),
+                }),
+                Err(error) => {
+                    self.refused(volume.at, path, &error);
+                    return None;
+                }
+            }
+        }
+        Some(mounts)
+    }
+
+    fn environment(&mut self, fields: &Fields<'_>, path: &str) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::new();
+        let path = format!("{path}.environment");
+        let entries = fields
+            .get("environment")
+            .and_then(|node| self.map(node, &path));
+        for entry in entries.unwrap_or_default() {
+            let name = entry.key.text.as_str();
+            let name_is_good = entry.key.kind() == Kind::Text
+                && !name.is_empty()
+                && !name.contains(['=', '\0'])
+                && !RESERVED_VARIABLES.contains(&name);
+            if !name_is_good {
+                let problem = Problem::BadValue {
+                    path: path.clone(),
+                    value: name.to_owned(),
+                    expected: "a variable's name: a text without '=', and none of those that \
+                               the storage agent sets (FLOCKER_APP, FLOCKER_NODE, \
+                               FLOCKER_ADDRESS, FLOCKER_VOLUME)"
+                        .to_owned(),
+                };
+                self.note(entry.at, problem);
+            }
+            let path = format!("{path}.{name}");
+            if let Some(value) = self.argument(&entry.value, &path) {
+                environment.insert(name.to_owned(), value);
+            }
+        }
+        environment
+    }
+
+    /// `restart_policy`: `never` and `always` mean the same here as they have always meant to
+    /// Flocker, which brings a declared container back to its declared state either way.
+    fn restart_policy(&mut self, fields: &Fields<'_>, path: &str) {
+        let Some(node) = fields.get("restart_policy") else {
+            return;
+        };
+        let path = format!("{path}.restart_policy");
+        let at = fields.at("restart_policy");
+        let Some(fields) = self.fields(node, at, &path, &["name", "maximum_retry_count"]) else {
+            return;
+        };
+        const EXPECTED: &str = "one of never, always, on-failure";
+        let Some(node) = self.required(&fields, &path, "name", EXPECTED) else {
+            return;
+        };
+        let words = [("never", false), ("always", false), ("on-failure", true)];
+        let Some(on_failure) = self.word(node, &format!("{path}.name"), &words) else {
+            return;
+        };
+        let count = fields.get("maximum_retry_count");
+        if let Some(node) = count {
+            let path = format!("{path}.maximum_retry_count");
+            if on_failure {
+                self.integer(
+                    node,
+                    &path,
+                    1..=u64::from(u32::MAX),
+                    "an integer, 1 or more",
+                );
+            } else {
+                self.bad(node, &path, "left out, unless 'name' is on-failure");
+            }
+        }
+        if on_failure {
+            let problem = Problem::Unsupported {
+                path,
+                what: "the restart policy on-failure".to_owned(),
+                instead: "use always or never",
+            };
+            self.note(node.at, problem);
+        }
+    }
+}
+
+/// A route and where it is declared.
+pub(super) struct PlacedRoute {
+    pub(super) at: Mark,
+    pub(super) route: AppRoute,
+}
+
+struct DeclaredVolume {
+    at: Mark,
+    mountpoint: PathBuf,
+    size: Option<u64>,
+    id: Option<VolumeId>,
+}
+
+/// Whether the text is `[registry[:port]/]path[:tag]` as Docker has it.
+fn is_image(text: &str) -> bool {
+    let (repository, tag) = match text.rsplit_once(':') {
+        // `localhost:5000/x`: that colon is the registry's.
+        Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+        _ => (text, None),
+    };
+    let word = |c: u8| c.is_ascii_alphanumeric() || b"_.-".contains(&c);
+    let tag_is_good = tag.is_none_or(|tag| {
+        (1..=128).contains(&tag.len()) && tag.bytes().all(word) && !tag.starts_with(['.', '-'])
+    });
+    let mut parts = repository.split('/').enumerate();
+    let part_is_good = |(index, part): (usize, &str)| {
+        let (name, port) = part.split_once(':').unwrap_or((part, "0"));
+        let port_is_good = part == name || (index == 0 && port.parse::<u16>().is_ok());
+        let bytes = name.as_bytes();
+        port_is_good
+            && name.bytes().all(word)
+            && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+            && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+    };
+    tag_is_good && parts.all(part_is_good)
+}
+
+/// A mountpoint in one form: absolute, ASCII, without `..`, trailing or doubled slashes.
+fn mountpoint(text: &str) -> Option<PathBuf> {
+    let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    let path: PathBuf = Path::new(text).components().collect();
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    (printable && path.is_absolute() && !climbs && path != Path::new("/")).then_some(path)
+}
+
+fn distinct(mut ports: Vec<u16>) -> Vec<u16> {
+    let mut seen = std::collections::BTreeSet::new();
+    ports.retain(|port| seen.insert(*port));
+    ports
+}
