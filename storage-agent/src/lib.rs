@@ -2,6 +2,8 @@
 //!
 //! [`logic`] decides and touches nothing; [`driver`] touches the world and decides nothing.
 
+pub mod config;
 pub mod driver;
 pub mod error;
 pub mod logic;
+pub mod metrics;

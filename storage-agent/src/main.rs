@@ -1,2 +1,172 @@
-//! Placeholder.
-fn main() {}
+//! The storage agent: arguments, configuration, parts, run, end.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use flocker_storage_agent::{
+    config::{Config, RuntimeConfig},
+    driver::{
+        admin,
+        containers::{Containers, Parts},
+        runtime::{Docker, Process, Runtime, docker::DockerConfig, process::ProcessConfig},
+        volumes::{Volumes, serve_replication},
+    },
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps a node's volumes, replicates them to other nodes and runs its containers.
+///
+/// It does what the control service tells it over its HTTP API and starts nothing by itself.
+/// On SIGTERM it finishes what it is doing and ends; containers run on, and the next agent
+/// finds them.
+#[derive(Debug, Parser)]
+#[command(name = "flocker-storage-agent", version)]
+struct Args {
+    /// Configuration file (TOML); config/storage-agent.toml explains each key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration file and exit: 0 if it is good, 2 if not.
+    #[arg(long)]
+    check_config: bool,
+    /// What to log to standard error: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "FLOCKER_LOG",
+        default_value = "info"
+    )]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_new(&args.log);
+    let filter_error = filter.as_ref().err().map(ToString::to_string);
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .init();
+    if let Some(error) = filter_error {
+        tracing::error!("--log '{}': {error}", args.log);
+        return ExitCode::from(2);
+    }
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("{}", flocker_api::error::chain(&error));
+            return ExitCode::from(2);
+        }
+    };
+    if args.check_config {
+        say_ok();
+        return ExitCode::SUCCESS;
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --check-config")]
+fn say_ok() {
+    println!("ok");
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the agent's threads")?;
+    let ended = runtime.block_on(serve(config));
+    // What still runs beyond its limit is cut off; it is repeated when control asks again.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let node = &config.node;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let volumes = Volumes::open(config.storage.clone(), node.clone())
+        .await
+        .with_context(|| format!("cannot open the storage of {node}"))?;
+    let runtime =
+        open_runtime(&config).with_context(|| format!("cannot open the runtime of {node}"))?;
+    let api = listen(config.api, "api.listen").await?;
+    let replication = listen(config.replication, "replication.listen").await?;
+    let replication_address = replication
+        .local_addr()
+        .context("the replication listener")?;
+    let containers = Containers::new(Parts {
+        node: node.clone(),
+        address: config.address,
+        storage: config.storage.clone(),
+        limits: config.limits.clone(),
+        runtime,
+        volumes: volumes.clone(),
+    });
+    tracing::info!(%node, api = %api.local_addr()?, replication = %replication_address, "serving");
+
+    let (stop, stopped) = watch::channel(false);
+    let until_stopped = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let limit = Duration::from_millis(config.limits.shutdown_ms);
+    let api = admin::serve(api, containers, replication_address, until_stopped(), limit);
+    let receiver = serve_replication(replication, volumes, until_stopped());
+    let end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending; containers run on");
+        stop.send_replace(true);
+        // The servers end now; this arm must not end before them.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = async { tokio::try_join!(
+            async { api.await.context("the API failed") },
+            async { receiver.await.context("the replication listener failed") },
+        ) } => served.map(drop),
+        () = end => Ok(()),
+    }
+}
+
+async fn listen(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen at {address} ({key})"))
+}
+
+fn open_runtime(config: &Config) -> anyhow::Result<Runtime> {
+    let limits = &config.limits;
+    Ok(match &config.runtime {
+        RuntimeConfig::Docker { socket } => Runtime::Docker(Docker::new(DockerConfig {
+            socket: socket.clone(),
+            node: config.node.clone(),
+            address: config.address,
+            request_limit: Duration::from_millis(limits.engine_ms),
+            kill_limit: limits.kill(),
+        })),
+        RuntimeConfig::Process { images, state } => {
+            Runtime::Process(Process::open(ProcessConfig {
+                images: images.clone(),
+                state: state.clone(),
+                node: config.node.clone(),
+                address: config.address,
+                kill_limit: limits.kill(),
+            })?)
+        }
+    })
+}

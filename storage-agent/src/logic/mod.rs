@@ -1,1 +1,3 @@
 //! What the agent decides, without sockets, files, processes or clocks.
+
+pub mod container;

@@ -1,0 +1,396 @@
+//! The agent's configuration file, and what it comes to once it is checked.
+//!
+//! Every limit and timeout of the agent is in [`Limits`], with its default; the documented
+//! sample is `config/storage-agent.toml`. A [`Config`] can only be made by checking a file.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use flocker_api::{
+    config::{self, ConfigError},
+    name::{NodeName, VolumeName},
+};
+use serde::Deserialize;
+
+use crate::driver::volumes::StorageConfig;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node.
+    pub node: NodeName,
+    /// The node's address, at which apps listen.
+    pub address: IpAddr,
+    /// Where the API listens.
+    pub api: SocketAddr,
+    /// Where replication streams are taken.
+    pub replication: SocketAddr,
+    /// Where volumes are kept.
+    pub storage: StorageConfig,
+    /// What runs containers.
+    pub runtime: RuntimeConfig,
+    /// Every limit.
+    pub limits: Limits,
+}
+
+/// What runs containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeConfig {
+    /// A Docker Engine.
+    Docker {
+        /// Its unix socket.
+        socket: PathBuf,
+    },
+    /// Plain processes.
+    Process {
+        /// Folder of images.
+        images: PathBuf,
+        /// Folder in which they are remembered.
+        state: PathBuf,
+    },
+}
+
+/// Every limit and timeout, in the file's own form: table `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest request body of the API, in bytes.
+    pub body_bytes_max: usize,
+    /// Time between two probes of an app that is not ready, in ms.
+    pub probe_interval_ms: u64,
+    /// How long one probe may take, in ms.
+    pub probe_attempt_ms: u64,
+    /// How long an app's pre-stop command may take, in ms.
+    pub pre_stop_ms: u64,
+    /// How long killed processes may take to vanish, in ms.
+    pub kill_ms: u64,
+    /// How long a request to the Docker Engine may take, in ms.
+    pub engine_ms: u64,
+    /// How long a scrape of the metrics may wait for the storage and the runtime, in ms.
+    pub scrape_ms: u64,
+    /// How long the verbs that run may go on after SIGTERM, in ms.
+    pub shutdown_ms: u64,
+    /// Bytes that must stay free beside a volume that is to come here.
+    pub space_margin_bytes: u64,
+    /// Lines of an app's output that go into an error about it.
+    pub log_lines: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 1 << 20,
+            probe_interval_ms: 3,
+            probe_attempt_ms: 1_000,
+            pre_stop_ms: 30_000,
+            kill_ms: 10_000,
+            engine_ms: 60_000,
+            scrape_ms: 5_000,
+            shutdown_ms: 20_000,
+            space_margin_bytes: 16 << 20,
+            log_lines: 20,
+        }
+    }
+}
+
+impl Limits {
+    /// [`Limits::kill_ms`].
+    #[must_use]
+    pub fn kill(&self) -> Duration {
+        Duration::from_millis(self.kill_ms)
+    }
+
+    /// [`Limits::probe_attempt_ms`].
+    #[must_use]
+    pub fn probe_attempt(&self) -> Duration {
+        Duration::from_millis(self.probe_attempt_ms)
+    }
+}
+
+/// The file's form.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node: NodeName,
+    address: IpAddr,
+    api: Listen,
+    replication: Listen,
+    storage: Storage,
+    runtime: Runtime,
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum Storage {
+    Zfs {
+        pool: String,
+        #[serde(default = "mount_root")]
+        mount_root: PathBuf,
+    },
+    Directory {
+        root: PathBuf,
+        #[serde(default)]
+        mount_root: Option<PathBuf>,
+    },
+}
+
+fn mount_root() -> PathBuf {
+    "/var/lib/flocker/volumes".into()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum Runtime {
+    Docker {
+        #[serde(default = "docker_socket")]
+        socket: PathBuf,
+    },
+    Process {
+        #[serde(default = "images")]
+        images: PathBuf,
+        #[serde(default = "state")]
+        state: PathBuf,
+    },
+}
+
+fn docker_socket() -> PathBuf {
+    "/run/docker.sock".into()
+}
+
+fn images() -> PathBuf {
+    "/etc/flocker/images".into()
+}
+
+fn state() -> PathBuf {
+    "/var/lib/flocker/containers".into()
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Names the file, and the line and key where they are known.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file: File = config::load(path)?;
+        file.check().map_err(|reason| ConfigError::Value {
+            path: path.to_owned(),
+            reason,
+        })
+    }
+
+    /// Where a volume of this name is mounted when it is.
+    #[must_use]
+    pub fn mount_path(&self, name: &VolumeName) -> PathBuf {
+        mount_path(&self.storage, name)
+    }
+}
+
+/// Where a volume of this name is mounted when it is.
+#[must_use]
+pub fn mount_path(storage: &StorageConfig, name: &VolumeName) -> PathBuf {
+    match storage {
+        StorageConfig::Zfs { mount_root, .. }
+        | StorageConfig::Directory {
+            mount_root: Some(mount_root),
+            ..
+        } => mount_root.join(name.as_str()),
+        StorageConfig::Directory {
+            root,
+            mount_root: None,
+        } => root.join("mounts").join(name.as_str()),
+    }
+}
+
+impl File {
+    fn check(self) -> Result<Config, String> {
+        if self.address.is_unspecified() {
+            return Err(format!(
+                "address: {} is no address at which one node's apps could be found",
+                self.address
+            ));
+        }
+        // Port 0, "any", may be given twice.
+        if self.api.listen == self.replication.listen && self.api.listen.port() != 0 {
+            return Err(format!(
+                "replication.listen: {} is the API's already",
+                self.replication.listen
+            ));
+        }
+        Ok(Config {
+            node: self.node,
+            address: self.address,
+            api: self.api.listen,
+            replication: self.replication.listen,
+            storage: self.storage.check()?,
+            runtime: self.runtime.check()?,
+            limits: self.limits.check()?,
+        })
+    }
+}
+
+impl Storage {
+    fn check(self) -> Result<StorageConfig, String> {
+        match self {
+            Self::Zfs { pool, mount_root } => {
+                let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                if !pool.starts_with(|c: char| c.is_ascii_alphabetic())
+                    || !pool.chars().all(allowed)
+                {
+                    return Err(format!("storage.pool: '{pool}' is no name of a pool"));
+                }
+                absolute("storage.mount_root", &mount_root)?;
+                Ok(StorageConfig::Zfs { pool, mount_root })
+            }
+            Self::Directory { root, mount_root } => {
+                absolute("storage.root", &root)?;
+                if let Some(path) = &mount_root {
+                    absolute("storage.mount_root", path)?;
+                }
+                Ok(StorageConfig::Directory { root, mount_root })
+            }
+        }
+    }
+}
+
+impl Runtime {
+    fn check(self) -> Result<RuntimeConfig, String> {
+        match self {
+            Self::Docker { socket } => {
+                absolute("runtime.socket", &socket)?;
+                Ok(RuntimeConfig::Docker { socket })
+            }
+            Self::Process { images, state } => {
+                absolute("runtime.images", &images)?;
+                absolute("runtime.state", &state)?;
+                Ok(RuntimeConfig::Process { images, state })
+            }
+        }
+    }
+}
+
+impl Limits {
+    fn check(self) -> Result<Self, String> {
+        let positive = [
+            ("body_bytes_max", self.body_bytes_max as u64),
+            ("probe_interval_ms", self.probe_interval_ms),
+            ("probe_attempt_ms", self.probe_attempt_ms),
+            ("pre_stop_ms", self.pre_stop_ms),
+            ("kill_ms", self.kill_ms),
+            ("scrape_ms", self.scrape_ms),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("limits.{key}: must be above 0"));
+        }
+        if self.engine_ms < 1_000 {
+            return Err("limits.engine_ms: must be at least 1000".to_owned());
+        }
+        Ok(self)
+    }
+}
+
+fn absolute(key: &str, path: &Path) -> Result<(), String> {
+    if path.is_absolute() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{key}: '{}' must be an absolute path",
+            path.display()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const GOOD: &str = r#"
+        node = "n1"
+        address = "10.77.1.1"
+        api = { listen = "10.77.1.1:7410" }
+        replication = { listen = "10.77.1.1:7411" }
+        storage = { kind = "zfs", pool = "tank" }
+        runtime = { kind = "docker" }
+    "#;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Config::load(file.path()).map_err(|error| flocker_api::error::chain(&error))
+    }
+
+    #[test]
+    fn the_sample_is_a_configuration_with_the_defaults() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/storage-agent.toml");
+        let config = Config::load(&sample).unwrap();
+        assert_eq!(config.limits, Limits::default());
+        let name = "notes".parse().unwrap();
+        assert_eq!(
+            config.mount_path(&name),
+            Path::new("/var/lib/flocker/volumes/notes")
+        );
+    }
+
+    #[test]
+    fn what_is_not_given_has_its_default() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(
+            config.runtime,
+            RuntimeConfig::Docker {
+                socket: "/run/docker.sock".into()
+            }
+        );
+        let directory = GOOD.replace(
+            r#"kind = "zfs", pool = "tank""#,
+            r#"kind = "directory", root = "/srv/volumes""#,
+        );
+        let name = "notes".parse().unwrap();
+        assert_eq!(
+            load(&directory).unwrap().mount_path(&name),
+            Path::new("/srv/volumes/mounts/notes")
+        );
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_by_the_name_of_its_key() {
+        let cases = [
+            (r#"pool = "tank""#, r#"pool = "tank", colour = 1"#, "colour"),
+            (r#"pool = "tank""#, r#"pool = "tank/x""#, "storage.pool"),
+            (r#"kind = "zfs""#, r#"kind = "btrfs""#, "btrfs"),
+            (r#""n1""#, r#""N1""#, "'N1' is not a valid node name"),
+            ("7411", "7410", "replication.listen"),
+            (
+                r#"address = "10.77.1.1""#,
+                r#"address = "0.0.0.0""#,
+                "address",
+            ),
+            (
+                r#"kind = "docker""#,
+                r#"kind = "docker", socket = "x""#,
+                "runtime.socket",
+            ),
+            (
+                "node =",
+                "limits = { kill_ms = 0 }\nnode =",
+                "limits.kill_ms",
+            ),
+            ("node =", "limits = { kill = 1 }\nnode =", "kill"),
+        ];
+        for (good, bad, named) in cases {
+            let message = load(&GOOD.replace(good, bad)).unwrap_err();
+            assert!(message.contains(named), "{bad}: {message}");
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! Containers by a Docker Engine, over its unix socket.
+//!
+//! What the agent must know of a container is in the container's labels, so that the engine
+//! is the one place that remembers. A container without our label is never touched, whatever
+//! its name. Networking is the host's: an app listens at its node's address. A volume is a
+//! bind mount that the kernel resolves at each start, so a container can be made before its
+//! volume is mounted.
+
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use bollard::{
+    errors::Error,
+    exec::{StartExecOptions, StartExecResults},
+    models::{
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig,
+        HostConfig, RestartPolicy, RestartPolicyNameEnum,
+    },
+    query_parameters::{
+        CreateContainerOptions, KillContainerOptions, ListContainersOptions, LogsOptions,
+        RemoveContainerOptions, WaitContainerOptions,
+    },
+};
+use flocker_api::{
+    agent::{RuntimeKind, RuntimeStatus},
+    container::{ContainerSpec, ContainerState},
+    name::{AppName, NodeName},
+    volume::Epoch,
+};
+use futures_util::StreamExt;
+use tokio::sync::OnceCell;
+
+use super::{Blueprint, Ended, Output, RuntimeError, append_bounded, assignments, tail};
+use crate::logic::container::{self, Container};
+
+/// Labels of our containers.
+const LABEL_APP: &str = "flocker.app";
+const LABEL_NODE: &str = "flocker.node";
+const LABEL_EPOCH: &str = "flocker.epoch";
+const LABEL_SPEC: &str = "flocker.spec";
+
+/// What its messages call it.
+const ENGINE: &str = "Docker Engine";
+
+/// Where the engine is and how long it may take.
+#[derive(Debug, Clone)]
+pub struct DockerConfig {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// The node.
+    pub node: NodeName,
+    /// The node's address.
+    pub address: IpAddr,
+    /// How long a request to the engine may take.
+    pub request_limit: Duration,
+    /// How long a killed container may take to vanish.
+    pub kill_limit: Duration,
+}
+
+/// A Docker Engine.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: DockerConfig,
+    /// Made with the first request that finds the engine alive; it survives its restarts.
+    client: OnceCell<bollard::Docker>,
+}
+
+impl Docker {
+    /// The engine at this socket; it is first spoken to when it is first needed.
+    #[must_use]
+    pub fn new(config: DockerConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                client: OnceCell::new(),
+            }),
+        }
+    }
+
+    pub(super) async fn status(&self) -> RuntimeStatus {
+        let version = async {
+            let client = self.client().await?;
+            let found = client
+                .version()
+                .await
+                .map_err(|error| self.unreachable(error))?;
+            Ok::<_, RuntimeError>(format!(
+                "{} (API {})",
+                found.version.unwrap_or_default(),
+                client.client_version()
+            ))
+        };
+        let (version, problem) = match version.await {
+            Ok(version) => (version, None),
+            Err(error) => (String::new(), Some(error.to_string())),
+        };
+        RuntimeStatus {
+            kind: RuntimeKind::Docker,
+            version,
+            problem,
+        }
+    }
+
+    pub(super) async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        let labels = vec![
+            LABEL_APP.to_owned(),
+            format!("{LABEL_NODE}={}", self.inner.config.node),
+        ];
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(HashMap::from([("label".to_owned(), labels)])),
+            ..Default::default()
+        };
+        let client = self.client().await?;
+        let summaries = client
+            .list_containers(Some(options))
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let mut found = Vec::new();
+        for id in summaries.into_iter().filter_map(|summary| summary.id) {
+            match client.inspect_container(&id, None).await {
+                Ok(answer) => found.extend(parse(answer)),
+                // It was removed between the two requests.
+                Err(error) if status_code(&error) == Some(404) => {}
+                Err(error) => return Err(self.unreachable(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn find(&self, app: &AppName) -> Result<Option<Container>, RuntimeError> {
+        let name = container_name(app);
+        match self.client().await?.inspect_container(&name, None).await {
+            Ok(answer) => parse(answer)
+                .map(Some)
+                .ok_or_else(|| RuntimeError::Foreign {
+                    name,
+                    node: self.inner.config.node.clone(),
+                }),
+            Err(error) if status_code(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.unreachable(error)),
+        }
+    }
+
+    pub(super) async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
+        match self.client().await?.inspect_image(image).await {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(status_code(&error), Some(400 | 404)) => {
+                Err(RuntimeError::NoImage {
+                    image: image.to_owned(),
+                    node: self.inner.config.node.clone(),
+                    remedy: "pull, load or import it there".to_owned(),
+                })
+            }
+            Err(error) => Err(self.unreachable(error)),
+        }
+    }
+
+    pub(super) async fn create(&self, blueprint: &Blueprint) -> Result<(), RuntimeError> {
+        let app = &blueprint.spec.app;
+        self.check_image(&blueprint.spec.image).await?;
+        let options = CreateContainerOptions {
+            name: Some(container_name(app)),
+            ..Default::default()
+        };
+        let body = self.body(blueprint)?;
+        match self
+            .client()
+            .await?
+            .create_container(Some(options), body)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if status_code(&error) == Some(409) => Err(RuntimeError::Foreign {
+                name: container_name(app),
+                node: self.inner.config.node.clone(),
+            }),
+            Err(error) => Err(self.refused("create", app, error)),
+        }
+    }
+
+    fn body(&self, blueprint: &Blueprint) -> Result<ContainerCreateBody, RuntimeError> {
+        let Blueprint {
+            spec,
+            epoch,
+            volume_paths,
+        } = blueprint;
+        let config = &self.inner.config;
+        let inside = spec.volumes.first().map(|mount| &mount.mountpoint);
+        let variables = container::environment(
+            &std::collections::BTreeMap::new(),
+            spec,
+            &config.node,
+            config.address,
+            inside,
+        );
+        let label = serde_json::to_string(spec).map_err(|error| RuntimeError::Refused {
+            engine: ENGINE,
+            node: config.node.clone(),
+            action: "describe",
+            app: spec.app.clone(),
+            reason: error.to_string(),
+        })?;
+        // As binds and not as mounts, whose sources the engine wants to see now already.
+        let binds = spec
+            .volumes
+            .iter()
+            .zip(volume_paths)
+            .map(|(mount, path)| format!("{}:{}", path.display(), mount.mountpoint.display()));
+        Ok(ContainerCreateBody {
+            image: Some(spec.image.clone()),
+            cmd: spec.command.clone(),
+            env: Some(assignments(&variables)),
+            stop_signal: Some(spec.stop.signal.clone()),
+            labels: Some(HashMap::from([
+                (LABEL_APP.to_owned(), spec.app.to_string()),
+                (LABEL_NODE.to_owned(), config.node.to_string()),
+                (LABEL_EPOCH.to_owned(), epoch.to_string()),
+                (LABEL_SPEC.to_owned(), label),
+            ])),
+            host_config: Some(HostConfig {
+                network_mode: Some("host".to_owned()),
+                binds: Some(binds.collect()),
+                memory: spec
+                    .memory_bytes
+                    .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+                cpu_shares: spec.cpu_shares.map(i64::from),
+                restart_policy: Some(RestartPolicy {
+                    name: Some(RestartPolicyNameEnum::NO),
+                    maximum_retry_count: None,
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    pub(super) async fn start(&self, app: &AppName) -> Result<(), RuntimeError> {
+        let client = self.client().await?;
+        client
+            .start_container(&container_name(app), None)
+            .await
+            .map_err(|error| self.refused("start", app, error))
+    }
+
+    pub(super) async fn ended(&self, app: &AppName) -> Result<Option<i64>, RuntimeError> {
+        let options = WaitContainerOptions {
+            condition: "not-running".to_owned(),
+        };
+        let client = self.client().await?;
+        loop {
+            let mut answers =
+                Box::pin(client.wait_container(&container_name(app), Some(options.clone())));
+            match answers.next().await {
+                Some(Ok(answer)) => return Ok(Some(answer.status_code)),
+                Some(Err(Error::DockerContainerWaitError { code, .. })) => return Ok(Some(code)),
+                // The engine has nothing to say yet: ask again.
+                Some(Err(Error::RequestTimeoutError)) => {}
+                Some(Err(error)) => return Err(self.refused("wait for", app, error)),
+                None => {
+                    let reason = "it ended its answer before the container ended".to_owned();
+                    return Err(self.unreachable_because(reason));
+                }
+            }
+        }
+    }
+
+    pub(super) async fn stop(&self, container: &Container) -> Result<Ended, RuntimeError> {
+        let app = &container.spec.app;
+        let grace = Duration::from_millis(container.spec.stop.grace_ms);
+        self.signal(app, &container.spec.stop.signal).await?;
+        if let Ok(ended) = tokio::time::timeout(grace, self.ended(app)).await {
+            return Ok(Ended {
+                exit_code: ended?,
+                killed: false,
+            });
+        }
+        self.signal(app, "SIGKILL").await?;
+        let limit = self.inner.config.kill_limit;
+        match tokio::time::timeout(limit, self.ended(app)).await {
+            Ok(ended) => Ok(Ended {
+                exit_code: ended?,
+                killed: true,
+            }),
+            Err(_) => Err(RuntimeError::Unkillable {
+                app: app.clone(),
+                node: self.inner.config.node.clone(),
+                pids: Vec::new(),
+                limit,
+            }),
+        }
+    }
+
+    /// Sends a signal; a container that does not run needs none.
+    async fn signal(&self, app: &AppName, signal: &str) -> Result<(), RuntimeError> {
+        let options = KillContainerOptions {
+            signal: signal.to_owned(),
+        };
+        let client = self.client().await?;
+        match client
+            .kill_container(&container_name(app), Some(options))
+            .await
+        {
+            Ok(()) => Ok(()),
+            Err(error) if status_code(&error) == Some(409) => Ok(()),
+            Err(error) => Err(self.refused("signal", app, error)),
+        }
+    }
+
+    pub(super) async fn remove(&self, app: &AppName) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptions {
+            v: true,
+            ..Default::default()
+        };
+        let client = self.client().await?;
+        match client
+            .remove_container(&container_name(app), Some(options))
+            .await
+        {
+            Ok(()) => Ok(()),
+            Err(error) if status_code(&error) == Some(404) => Ok(()),
+            Err(error) => Err(self.refused("remove", app, error)),
+        }
+    }
+
+    pub(super) async fn exec(
+        &self,
+        app: &AppName,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Output, RuntimeError> {
+        tokio::time::timeout(limit, self.exec_to_end(app, command))
+            .await
+            .map_err(|_| RuntimeError::CommandTimeout {
+                command: command.join(" "),
+                app: app.clone(),
+                node: self.inner.config.node.clone(),
+                limit,
+            })?
+    }
+
+    async fn exec_to_end(&self, app: &AppName, command: &[String]) -> Result<Output, RuntimeError> {
+        let client = self.client().await?;
+        let refused = |error| self.refused("run a command in", app, error);
+        let config = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(command.to_vec()),
+            ..Default::default()
+        };
+        let exec = client
+            .create_exec(&container_name(app), config)
+            .await
+            .map_err(refused)?;
+        let started = client
+            .start_exec(&exec.id, None::<StartExecOptions>)
+            .await
+            .map_err(refused)?;
+        let mut kept = Vec::new();
+        if let StartExecResults::Attached { mut output, .. } = started {
+            while let Some(chunk) = output.next().await {
+                append_bounded(&mut kept, chunk.map_err(refused)?.as_ref());
+            }
+        }
+        let ended = client.inspect_exec(&exec.id).await.map_err(refused)?;
+        Ok(Output {
+            exit_code: ended.exit_code.unwrap_or(container::EXIT_UNKNOWN),
+            text: String::from_utf8_lossy(&kept).into_owned(),
+        })
+    }
+
+    pub(super) async fn last_lines(&self, app: &AppName, lines: usize) -> String {
+        let Ok(client) = self.client().await else {
+            return String::new();
+        };
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: lines.to_string(),
+            ..Default::default()
+        };
+        let name = container_name(app);
+        let mut chunks = Box::pin(client.logs(&name, Some(options)));
+        let mut kept = Vec::new();
+        while let Some(Ok(chunk)) = chunks.next().await {
+            append_bounded(&mut kept, chunk.as_ref());
+        }
+        tail(&String::from_utf8_lossy(&kept), lines)
+    }
+
+    async fn client(&self) -> Result<&bollard::Docker, RuntimeError> {
+        let config = &self.inner.config;
+        self.inner
+            .client
+            .get_or_try_init(|| async {
+                let path = config.socket.display().to_string();
+                let client = bollard::Docker::connect_with_unix(
+                    &path,
+                    config.request_limit.as_secs(),
+                    bollard::API_DEFAULT_VERSION,
+                )
+                .map_err(|error| self.unreachable(error))?;
+                client
+                    .negotiate_version()
+                    .await
+                    .map_err(|error| self.unreachable(error))
+            })
+            .await
+    }
+
+    fn unreachable(&self, error: Error) -> RuntimeError {
+        self.unreachable_because(reason(error))
+    }
+
+    fn unreachable_because(&self, reason: String) -> RuntimeError {
+        RuntimeError::Unreachable {
+            engine: ENGINE,
+            node: self.inner.config.node.clone(),
+            place: self.inner.config.socket.display().to_string(),
+            reason,
+        }
+    }
+
+    fn refused(&self, action: &'static str, app: &AppName, error: Error) -> RuntimeError {
+        match status_code(&error) {
+            Some(404) if action != "create" => RuntimeError::Gone {
+                app: app.clone(),
+                node: self.inner.config.node.clone(),
+            },
+            Some(_) => RuntimeError::Refused {
+                engine: ENGINE,
+                node: self.inner.config.node.clone(),
+                action,
+                app: app.clone(),
+                reason: reason(error),
+            },
+            None => self.unreachable(error),
+        }
+    }
+}
+
+fn container_name(app: &AppName) -> String {
+    format!("flocker-{app}")
+}
+
+fn status_code(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+/// In the engine's own words, without the library's around them.
+fn reason(error: Error) -> String {
+    match error {
+        Error::DockerResponseServerError { message, .. } => message,
+        other => flocker_api::error::chain(&other),
+    }
+}
+
+/// A container of ours; `None` when it is not.
+fn parse(answer: ContainerInspectResponse) -> Option<Container> {
+    let labels = answer.config?.labels?;
+    labels.get(LABEL_APP)?;
+    let spec: ContainerSpec = serde_json::from_str(labels.get(LABEL_SPEC)?).ok()?;
+    let epoch = Epoch(labels.get(LABEL_EPOCH)?.parse().ok()?);
+    let state = answer.state?;
+    let code = state.exit_code.unwrap_or(container::EXIT_UNKNOWN);
+    let state = match state.status? {
+        ContainerStateStatusEnum::CREATED | ContainerStateStatusEnum::EMPTY => {
+            ContainerState::Created
+        }
+        ContainerStateStatusEnum::RUNNING
+        | ContainerStateStatusEnum::PAUSED
+        | ContainerStateStatusEnum::STOPPING
+        | ContainerStateStatusEnum::RESTARTING => ContainerState::Running,
+        ContainerStateStatusEnum::EXITED
+        | ContainerStateStatusEnum::REMOVING
+        | ContainerStateStatusEnum::DEAD => ContainerState::Exited { code },
+    };
+    Some(Container {
+        spec,
+        epoch,
+        state,
+        runtime_id: answer.id.unwrap_or_default(),
+    })
+}

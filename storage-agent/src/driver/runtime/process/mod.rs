@@ -1,0 +1,583 @@
+//! Containers as plain processes: the embedded default, which needs nothing installed.
+//!
+//! An image is a file `NAME.toml` in a folder (the tag of `repository:tag` is not looked at);
+//! each app runs as a process group of its own, in a cgroup of its own where one can be had.
+//! There is no file system of its own: a volume is found where `FLOCKER_VOLUME` says, not at
+//! its mountpoint, and limits hold as far as the cgroup tree has their controllers.
+//!
+//! Apps outlive the agent. A process is held back by a gate until its cgroup is set and its
+//! record is on disk, so that no agent can die between a start and the memory of it; a later
+//! agent finds it by id, start time and boot, and awaits its end by pidfd. What it cannot
+//! learn then is the exit code, which only a parent is told.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use flocker_api::{
+    agent::{RuntimeKind, RuntimeStatus},
+    name::{AppName, NodeName},
+};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::{io::unix::AsyncFd, process::Child, sync::watch, task::AbortHandle, time::Instant};
+
+use super::{Blueprint, Ended, Output, RuntimeError, tail};
+use crate::logic::container::{self, Container};
+
+mod cgroup;
+mod procfs;
+mod record;
+mod spawn;
+
+pub use procfs::{Writer, writers};
+
+use cgroup::{Cgroup, Cgroups};
+use record::{Image, Life, Record};
+
+/// How much of the end of an app's output is read for messages, in bytes.
+const LOG_TAIL_BYTES: u64 = 16 << 10;
+
+/// Between two looks at processes that were killed and are about to vanish.
+const VANISH_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Where images and state are, and how long things may take.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// Folder of images.
+    pub images: PathBuf,
+    /// Folder in which it remembers its containers; one agent's alone.
+    pub state: PathBuf,
+    /// The node.
+    pub node: NodeName,
+    /// The node's address.
+    pub address: IpAddr,
+    /// How long killed processes may take to vanish.
+    pub kill_limit: Duration,
+}
+
+/// The process runtime.
+#[derive(Debug, Clone)]
+pub struct Process {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ProcessConfig,
+    boot_id: String,
+    cgroups: Option<Cgroups>,
+    apps: Mutex<HashMap<AppName, Arc<App>>>,
+}
+
+/// A container and what is known of its process.
+#[derive(Debug)]
+struct App {
+    folder: PathBuf,
+    cgroup: Option<Cgroup>,
+    record: watch::Sender<Record>,
+    process: Mutex<Option<Handle>>,
+}
+
+/// A hold on a running process, safe from reuse of its id.
+#[derive(Debug)]
+struct Handle {
+    pidfd: Arc<OwnedFd>,
+    /// Who waits for its end.
+    waiter: AbortHandle,
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // A runtime that is dropped must not write records any more: a later one may.
+        if let Some(handle) = lock(&self.process).take() {
+            handle.waiter.abort();
+        }
+    }
+}
+
+impl Process {
+    /// Opens the folders and takes up the containers that an earlier agent left, running ones
+    /// too. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The state folder cannot be used, or holds a record that cannot be read.
+    pub fn open(config: ProcessConfig) -> Result<Self, RuntimeError> {
+        fs::create_dir_all(&config.state)
+            .map_err(RuntimeError::io("create the state folder", &config.state))?;
+        let state = fs::canonicalize(&config.state)
+            .map_err(RuntimeError::io("open the state folder", &config.state))?;
+        let id = crc32fast::hash(state.as_os_str().as_encoded_bytes());
+        let cgroups = Cgroups::probe(&format!("{}-{id:08x}", config.node));
+        if cgroups.is_none() {
+            tracing::info!("no cgroup v2 tree is writable; apps are known by their process group");
+        }
+        let runtime = Self {
+            inner: Arc::new(Inner {
+                config: ProcessConfig { state, ..config },
+                boot_id: procfs::boot_id(),
+                cgroups,
+                apps: Mutex::new(HashMap::new()),
+            }),
+        };
+        runtime.adopt_all()?;
+        Ok(runtime)
+    }
+
+    fn adopt_all(&self) -> Result<(), RuntimeError> {
+        let state = &self.inner.config.state;
+        let entries = fs::read_dir(state).map_err(RuntimeError::io("list", state))?;
+        for entry in entries.flatten() {
+            let folder = entry.path();
+            let record = match Record::read(&folder) {
+                Ok(record) => record,
+                // A crash while the container was made or removed: it was never started.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(RuntimeError::io("read the record in", folder)(error)),
+            };
+            let app = self.app(folder, record);
+            let name = app.record.borrow().spec.app.clone();
+            self.adopt(&name, &app)?;
+            lock(&self.inner.apps).insert(name, app);
+        }
+        Ok(())
+    }
+
+    fn app(&self, folder: PathBuf, record: Record) -> Arc<App> {
+        Arc::new(App {
+            folder,
+            cgroup: self
+                .inner
+                .cgroups
+                .as_ref()
+                .map(|cgroups| cgroups.of(&record.spec.app)),
+            record: watch::Sender::new(record),
+            process: Mutex::new(None),
+        })
+    }
+
+    fn adopt(&self, name: &AppName, app: &Arc<App>) -> Result<(), RuntimeError> {
+        let life = app.record.borrow().life.clone();
+        let Life::Running {
+            pid,
+            start_ticks,
+            boot_id,
+        } = life
+        else {
+            return Ok(());
+        };
+        let pidfd = (boot_id == self.inner.boot_id)
+            .then(|| open_pidfd(pid, start_ticks))
+            .flatten();
+        let Some(pidfd) = pidfd else {
+            tracing::info!(app = %name, pid, "its process ended while no agent ran");
+            return app.set_life(Life::Exited { pid, code: None });
+        };
+        tracing::info!(app = %name, pid, "adopted");
+        let pidfd = Arc::new(pidfd);
+        let mut process = lock(&app.process);
+        let waiter = tokio::spawn(await_adopted(Arc::downgrade(app), pid, Arc::clone(&pidfd)));
+        *process = Some(Handle {
+            pidfd,
+            waiter: waiter.abort_handle(),
+        });
+        Ok(())
+    }
+
+    pub(super) async fn status(&self) -> RuntimeStatus {
+        let images = &self.inner.config.images;
+        let problem = fs::read_dir(images).err().map(|error| {
+            format!(
+                "the folder of images {} cannot be read: {error}",
+                images.display()
+            )
+        });
+        let means = if self.inner.cgroups.is_some() {
+            "cgroup v2"
+        } else {
+            "process groups"
+        };
+        RuntimeStatus {
+            kind: RuntimeKind::Process,
+            version: format!("{} ({means})", env!("CARGO_PKG_VERSION")),
+            problem,
+        }
+    }
+
+    pub(super) async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        let apps = lock(&self.inner.apps);
+        Ok(apps.values().map(|app| app.container()).collect())
+    }
+
+    pub(super) async fn find(&self, app: &AppName) -> Result<Option<Container>, RuntimeError> {
+        Ok(lock(&self.inner.apps).get(app).map(|app| app.container()))
+    }
+
+    pub(super) async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
+        self.image(image).map(drop)
+    }
+
+    fn image(&self, image: &str) -> Result<Image, RuntimeError> {
+        let node = &self.inner.config.node;
+        let bad = |reason: String| RuntimeError::BadImage {
+            image: image.to_owned(),
+            node: node.clone(),
+            reason,
+        };
+        let name = match image.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => repository,
+            _ => image,
+        };
+        let parts: Vec<&str> = name.split('/').collect();
+        if parts
+            .iter()
+            .any(|part| part.is_empty() || part.starts_with('.'))
+        {
+            return Err(bad(
+                "its name is no path below the folder of images".to_owned()
+            ));
+        }
+        let file = self.inner.config.images.join(format!("{name}.toml"));
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(RuntimeError::NoImage {
+                    image: image.to_owned(),
+                    node: node.clone(),
+                    remedy: format!("write {}", file.display()),
+                });
+            }
+            Err(error) => return Err(RuntimeError::io("read", &file)(error)),
+        };
+        let image: Image =
+            toml::from_str(&text).map_err(|error| bad(format!("{}: {error}", file.display())))?;
+        if image.command.is_empty() {
+            return Err(bad(format!("{} has no command", file.display())));
+        }
+        Ok(image)
+    }
+
+    pub(super) async fn create(&self, blueprint: &Blueprint) -> Result<(), RuntimeError> {
+        let Blueprint {
+            spec,
+            epoch,
+            volume_paths,
+        } = blueprint.clone();
+        let image = self.image(&spec.image)?;
+        let config = &self.inner.config;
+        let user = match image.user {
+            Some(name) if rustix::process::geteuid().is_root() => {
+                Some(self.user(&spec.image, &name)?)
+            }
+            _ => None,
+        };
+        let mut variables = image.environment;
+        variables.entry("PATH".to_owned()).or_insert_with(|| {
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()
+        });
+        let environment = container::environment(
+            &variables,
+            &spec,
+            &config.node,
+            config.address,
+            volume_paths.first(),
+        );
+        let name = spec.app.clone();
+        let record = Record {
+            command: spec.command.clone().unwrap_or(image.command),
+            epoch,
+            environment,
+            user,
+            volume_paths,
+            life: Life::Created,
+            spec,
+        };
+        let folder = config.state.join(name.as_str());
+        record
+            .write(&folder)
+            .map_err(RuntimeError::io("write the record in", &folder))?;
+        let app = self.app(folder, record);
+        lock(&self.inner.apps).insert(name, app);
+        Ok(())
+    }
+
+    fn user(&self, image: &str, name: &str) -> Result<record::User, RuntimeError> {
+        let file = Path::new("/etc/passwd");
+        let passwd = fs::read_to_string(file).map_err(RuntimeError::io("read", file))?;
+        record::find_user(&passwd, name).ok_or_else(|| RuntimeError::BadImage {
+            image: image.to_owned(),
+            node: self.inner.config.node.clone(),
+            reason: format!("its user '{name}' is not in {}", file.display()),
+        })
+    }
+
+    pub(super) async fn start(&self, name: &AppName) -> Result<(), RuntimeError> {
+        let app = self.get(name)?;
+        let record = app.record.borrow().clone();
+        if matches!(record.life, Life::Running { .. }) {
+            return Ok(());
+        }
+        if let Some(cgroup) = &app.cgroup {
+            let missing = cgroup
+                .make(record.spec.memory_bytes, record.spec.cpu_shares)
+                .map_err(RuntimeError::io("make the cgroup of", name.as_str()))?;
+            if !missing.is_empty() {
+                tracing::warn!(app = %name, ?missing, "the cgroup tree lacks these controllers");
+            }
+        }
+        let (child, life) = spawn::start(&app, &record, &self.inner.boot_id)
+            .await
+            .map_err(RuntimeError::io("start", &record.command[0]))?;
+        let Life::Running { pid, .. } = life else {
+            return Ok(());
+        };
+        // The child is ours and not yet waited for, so the id is still its own.
+        let pidfd = Pid::from_raw(pid)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+            .and_then(|pid| {
+                rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)
+            })
+            .map_err(RuntimeError::io("open the process of", name.as_str()))?;
+        // Locked first: a process that ends at once must find its handle, to drop it.
+        let mut process = lock(&app.process);
+        let waiter = tokio::spawn(await_child(Arc::downgrade(&app), pid, child));
+        *process = Some(Handle {
+            pidfd: Arc::new(pidfd),
+            waiter: waiter.abort_handle(),
+        });
+        Ok(())
+    }
+
+    pub(super) async fn ended(&self, name: &AppName) -> Result<Option<i64>, RuntimeError> {
+        Ok(self.get(name)?.ended().await)
+    }
+
+    pub(super) async fn stop(&self, container: &Container) -> Result<Ended, RuntimeError> {
+        let name = &container.spec.app;
+        let app = self.get(name)?;
+        let policy = &container.spec.stop;
+        let mut killed = false;
+        if container.runs() {
+            app.signal(container::signal(&policy.signal).unwrap_or(Signal::TERM));
+            let grace = Duration::from_millis(policy.grace_ms);
+            killed = tokio::time::timeout(grace, app.ended()).await.is_err();
+        }
+        // As with a container's first process, the end of the app is the end of all its kin.
+        self.sweep(name, &app).await?;
+        Ok(Ended {
+            exit_code: app.ended().await,
+            killed,
+        })
+    }
+
+    /// Kills what is left of an app until nothing is, which is the proof that it is gone.
+    async fn sweep(&self, name: &AppName, app: &App) -> Result<(), RuntimeError> {
+        let limit = self.inner.config.kill_limit;
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = app.processes();
+            let running = matches!(app.record.borrow().life, Life::Running { .. });
+            if left.is_empty() && !running {
+                if let Some(cgroup) = &app.cgroup {
+                    cgroup.remove();
+                }
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(RuntimeError::Unkillable {
+                    app: name.clone(),
+                    node: self.inner.config.node.clone(),
+                    pids: left,
+                    limit,
+                });
+            }
+            app.kill(&left);
+            tokio::time::sleep(VANISH_INTERVAL).await;
+        }
+    }
+
+    pub(super) async fn remove(&self, name: &AppName) -> Result<(), RuntimeError> {
+        let Some(app) = lock(&self.inner.apps).remove(name) else {
+            return Ok(());
+        };
+        if let Some(cgroup) = &app.cgroup {
+            cgroup.remove();
+        }
+        fs::remove_dir_all(&app.folder).map_err(RuntimeError::io("remove", &app.folder))
+    }
+
+    pub(super) async fn exec(
+        &self,
+        name: &AppName,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Output, RuntimeError> {
+        let app = self.get(name)?;
+        let record = app.record.borrow().clone();
+        spawn::run(&app, &record, command, limit)
+            .await
+            .map_err(RuntimeError::io("run", &command[0]))?
+            .ok_or_else(|| RuntimeError::CommandTimeout {
+                command: command.join(" "),
+                app: name.clone(),
+                node: self.inner.config.node.clone(),
+                limit,
+            })
+    }
+
+    pub(super) async fn last_lines(&self, name: &AppName, lines: usize) -> String {
+        let Ok(app) = self.get(name) else {
+            return String::new();
+        };
+        tail(
+            &read_end(&app.folder.join("log")).unwrap_or_default(),
+            lines,
+        )
+    }
+
+    fn get(&self, name: &AppName) -> Result<Arc<App>, RuntimeError> {
+        lock(&self.inner.apps)
+            .get(name)
+            .cloned()
+            .ok_or_else(|| RuntimeError::Gone {
+                app: name.clone(),
+                node: self.inner.config.node.clone(),
+            })
+    }
+}
+
+impl App {
+    fn container(&self) -> Container {
+        let record = self.record.borrow();
+        Container {
+            spec: record.spec.clone(),
+            epoch: record.epoch,
+            state: record.life.state(),
+            runtime_id: record
+                .life
+                .pid()
+                .map_or_else(String::new, |pid| pid.to_string()),
+        }
+    }
+
+    /// Writes it down, then says so.
+    fn set_life(&self, life: Life) -> Result<(), RuntimeError> {
+        let mut record = self.record.borrow().clone();
+        record.life = life;
+        let written = record.write(&self.folder);
+        // What is known in memory must hold also where the disk is full.
+        self.record.send_replace(record);
+        written.map_err(RuntimeError::io("write the record in", &self.folder))
+    }
+
+    /// Its end, and the exit code if anyone saw it.
+    async fn ended(&self) -> Option<i64> {
+        let mut record = self.record.subscribe();
+        let ended = record
+            .wait_for(|record| !matches!(record.life, Life::Running { .. }))
+            .await;
+        match ended.map(|record| record.life.clone()) {
+            Ok(Life::Exited { code, .. }) => code,
+            // The sender is ours, so it is there: only `Created` is left.
+            _ => None,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = lock(&self.process);
+        if let Some(handle) = process.as_ref() {
+            // ESRCH: it has just ended, which its waiter is about to tell.
+            let _ended = rustix::process::pidfd_send_signal(&handle.pidfd, signal);
+        }
+    }
+
+    /// Every process of the app, the first one and what it forked.
+    fn processes(&self) -> Vec<i32> {
+        if let Some(cgroup) = &self.cgroup {
+            return cgroup.pids();
+        }
+        let record = self.record.borrow().clone();
+        procfs::kin(
+            record.life.pid(),
+            &spawn::marker(&self.folder),
+            &record.volume_paths,
+        )
+    }
+
+    fn kill(&self, left: &[i32]) {
+        self.signal(Signal::KILL);
+        if self.cgroup.as_ref().is_some_and(Cgroup::kill) {
+            return;
+        }
+        for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            // ESRCH: it has ended by itself, which the next look will show.
+            let _ended = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+
+    fn set_exited(&self, pid: i32, code: Option<i64>) {
+        drop(lock(&self.process).take());
+        if let Err(error) = self.set_life(Life::Exited { pid, code }) {
+            tracing::error!(
+                error = flocker_api::error::chain(&error),
+                "an exit is not on disk"
+            );
+        }
+    }
+}
+
+/// Waits for a process that this agent started.
+async fn await_child(app: std::sync::Weak<App>, pid: i32, mut child: Child) {
+    let code = child.wait().await.ok().and_then(spawn::exit_code);
+    if let Some(app) = app.upgrade() {
+        tracing::info!(app = %app.record.borrow().spec.app, pid, code, "its process ended");
+        app.set_exited(pid, code);
+    }
+}
+
+/// Waits for a process that an earlier agent started.
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe, and what it asks of its caller the owned descriptor keeps"
+)]
+async fn await_adopted(app: std::sync::Weak<App>, pid: i32, pidfd: Arc<OwnedFd>) {
+    let ended = async { AsyncFd::new(pidfd)?.readable().await.map(drop) };
+    if let Err(error) = ended.await {
+        tracing::error!(pid, %error, "an adopted process cannot be awaited");
+        return;
+    }
+    if let Some(app) = app.upgrade() {
+        tracing::info!(app = %app.record.borrow().spec.app, pid, "its adopted process ended");
+        app.set_exited(pid, None);
+    }
+}
+
+/// A hold on this very process, unless it is gone.
+fn open_pidfd(pid: i32, start: u64) -> Option<OwnedFd> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // Asked after the hold was taken: the answer is about what is held.
+    (procfs::start_ticks(pid) == Some(start)).then_some(pidfd)
+}
+
+fn read_end(file: &Path) -> io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = fs::File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+/// A panic elsewhere leaves maps and handles whole, so a poisoned lock is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Processes of a runtime, started, stopped and adopted.

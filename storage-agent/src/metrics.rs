@@ -1,0 +1,273 @@
+//! The agent's metrics: every name and meaning in one list.
+//!
+//! Counters and histograms are kept as verbs run; what is a state (volumes, containers) is
+//! asked at each scrape, so that it cannot be wrong.
+
+use std::time::Duration;
+
+use flocker_api::{
+    ErrorBody, ErrorCode,
+    agent::ReplicateReply,
+    container::{ContainerState, ContainerStatus},
+    volume::VolumeStatus,
+};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry,
+};
+
+/// A verb of the API.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verb {
+    verb: &'static str,
+}
+
+/// A verb that failed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failure {
+    verb: &'static str,
+    code: String,
+}
+
+/// Full or incremental.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VolumeLabels {
+    volume: String,
+    role: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AppLabels {
+    app: String,
+}
+
+/// What is counted as verbs run.
+#[derive(Debug)]
+pub struct Metrics {
+    node: String,
+    durations: Family<Verb, Histogram>,
+    errors: Family<Failure, Counter>,
+    transfers: Family<Kind, Counter>,
+    transfer_bytes: Family<Kind, Counter>,
+    killed: Counter,
+}
+
+/// What is asked at a scrape.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// Copies of volumes on this node, unless the storage did not answer.
+    pub volumes: Option<Vec<VolumeStatus>>,
+    /// Free bytes of the storage.
+    pub available_bytes: Option<u64>,
+    /// Our containers on this node, unless the runtime did not answer.
+    pub containers: Option<Vec<ContainerStatus>>,
+}
+
+impl Metrics {
+    /// Of this node.
+    #[must_use]
+    pub fn new(node: String) -> Self {
+        // 1 ms to about a minute.
+        let buckets = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        Self {
+            node,
+            durations: Family::new_with_constructor(buckets as fn() -> Histogram),
+            errors: Family::default(),
+            transfers: Family::default(),
+            transfer_bytes: Family::default(),
+            killed: Counter::default(),
+        }
+    }
+
+    /// A verb has ended.
+    pub fn verb<T>(&self, verb: &'static str, took: Duration, result: &Result<T, ErrorBody>) {
+        self.durations
+            .get_or_create(&Verb { verb })
+            .observe(took.as_secs_f64());
+        if let Err(error) = result {
+            self.error(verb, error.code);
+        }
+    }
+
+    /// A request was refused before it came to a verb, or the verb failed.
+    pub fn error(&self, verb: &'static str, code: ErrorCode) {
+        let code = code.to_string();
+        self.errors.get_or_create(&Failure { verb, code }).inc();
+    }
+
+    /// A transfer was acknowledged.
+    pub fn transfer(&self, reply: &ReplicateReply) {
+        let kind = Kind {
+            kind: match reply {
+                ReplicateReply { bytes: 0, .. } => "none",
+                ReplicateReply { full: true, .. } => "full",
+                ReplicateReply { full: false, .. } => "incremental",
+            },
+        };
+        self.transfers.get_or_create(&kind).inc();
+        self.transfer_bytes.get_or_create(&kind).inc_by(reply.bytes);
+    }
+
+    /// An app had to be killed after its grace.
+    pub fn killed(&self) {
+        self.killed.inc();
+    }
+
+    /// All of it, as Prometheus reads it.
+    #[must_use]
+    pub fn text(&self, observed: &Observed) -> String {
+        let mut all = Registry::with_prefix("flocker_agent");
+        let build = Info::new([
+            ("node", self.node.clone()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ]);
+        all.register("build", "Node and version of the agent", build);
+        all.register(
+            "verb_duration_seconds",
+            "How long verbs took, failed ones too",
+            self.durations.clone(),
+        );
+        all.register("errors", "Failed verbs by error code", self.errors.clone());
+        all.register(
+            "transfers",
+            "Replications sent and acknowledged; none where there was nothing to send",
+            self.transfers.clone(),
+        );
+        all.register(
+            "transfer_bytes",
+            "Bytes of streams that were sent and acknowledged",
+            self.transfer_bytes.clone(),
+        );
+        all.register(
+            "containers_killed",
+            "Stops in which the grace was not enough",
+            self.killed.clone(),
+        );
+        register_volumes(&mut all, observed);
+        register_containers(&mut all, observed);
+        let mut text = String::new();
+        // Writing to a string cannot fail; a half-written scrape would be refused anyway.
+        let _written = encode(&mut text, &all);
+        text
+    }
+}
+
+fn register_volumes(all: &mut Registry, observed: &Observed) {
+    let up = gauge(i64::from(observed.volumes.is_some()));
+    all.register("storage_up", "Whether the storage answers", up);
+    if let Some(bytes) = observed.available_bytes {
+        all.register(
+            "storage_available_bytes",
+            "Free bytes of the storage",
+            gauge(signed(bytes)),
+        );
+    }
+    let epochs = Family::<VolumeLabels, Gauge>::default();
+    let used = Family::<VolumeLabels, Gauge>::default();
+    let snapshots = Family::<VolumeLabels, Gauge>::default();
+    let sending = Family::<VolumeLabels, Gauge>::default();
+    for volume in observed.volumes.iter().flatten() {
+        let labels = VolumeLabels {
+            volume: volume.name.to_string(),
+            role: volume.role.to_string(),
+        };
+        epochs.get_or_create(&labels).set(signed(volume.epoch.0));
+        used.get_or_create(&labels).set(signed(volume.used_bytes));
+        let count = i64::try_from(volume.snapshots.len()).unwrap_or(i64::MAX);
+        snapshots.get_or_create(&labels).set(count);
+        let bytes = volume
+            .transfer
+            .as_ref()
+            .map_or(0, |transfer| signed(transfer.bytes));
+        sending.get_or_create(&labels).set(bytes);
+    }
+    all.register("volume_epoch", "Newest epoch that a copy has seen", epochs);
+    all.register("volume_used_bytes", "Bytes that a copy occupies", used);
+    all.register("volume_snapshots", "Snapshots of a copy", snapshots);
+    all.register(
+        "volume_transfer_bytes",
+        "Bytes so far of the transfer that runs, sending or receiving",
+        sending,
+    );
+}
+
+fn register_containers(all: &mut Registry, observed: &Observed) {
+    let up = gauge(i64::from(observed.containers.is_some()));
+    all.register("runtime_up", "Whether the container runtime answers", up);
+    let running = Family::<AppLabels, Gauge>::default();
+    for container in observed.containers.iter().flatten() {
+        let labels = AppLabels {
+            app: container.app.to_string(),
+        };
+        let runs = container.state == ContainerState::Running;
+        running.get_or_create(&labels).set(i64::from(runs));
+    }
+    all.register(
+        "container_running",
+        "Whether a container of ours runs",
+        running,
+    );
+}
+
+fn gauge(value: i64) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(value);
+    gauge
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use flocker_api::volume::{Epoch, Role};
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_tells_of_verbs_errors_volumes_and_containers() {
+        let metrics = Metrics::new("n1".to_owned());
+        metrics.verb("start", Duration::from_millis(3), &Ok(()));
+        let error = ErrorBody::new(ErrorCode::StaleEpoch, "late");
+        metrics.verb::<()>("start", Duration::from_millis(1), &Err(error));
+        let observed = Observed {
+            volumes: Some(vec![VolumeStatus {
+                id: flocker_api::name::VolumeId::random(),
+                name: "notes".parse().unwrap(),
+                role: Role::Primary,
+                epoch: Epoch(3),
+                mounted_at: None,
+                used_bytes: 7,
+                size_bytes: None,
+                snapshots: Vec::new(),
+                transfer: None,
+            }]),
+            available_bytes: Some(9),
+            containers: None,
+        };
+        let text = metrics.text(&observed);
+        for line in [
+            "flocker_agent_verb_duration_seconds_count{verb=\"start\"} 2",
+            "flocker_agent_errors_total{verb=\"start\",code=\"stale_epoch\"} 1",
+            "flocker_agent_volume_epoch{volume=\"notes\",role=\"primary\"} 3",
+            "flocker_agent_storage_available_bytes 9",
+            "flocker_agent_runtime_up 0",
+            "flocker_agent_build_info{node=\"n1\"",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
