@@ -74,13 +74,13 @@ pub fn choose(options: &BedOptions) -> Result<Choice> {
     Ok(choice)
 }
 
-/// Runs `story` on a bed and takes the bed away afterwards, however the story ended.
+/// Runs `story` on a bed that it puts up itself, and takes the bed away afterwards, however the story ended.
 ///
 /// # Errors
 /// When the bed or the story fails.
 pub async fn on_bed<S>(options: &BedOptions, choice: &Choice, story: S) -> Result<Ending>
 where
-    S: AsyncFnOnce(&Testbed) -> Result<Ending>,
+    S: AsyncFnOnce(&mut Testbed) -> Result<Ending>,
 {
     let folders = Folders::beside_this_program(&options.config, options.output.clone())?;
     let interrupted = interrupted()?;
@@ -89,19 +89,15 @@ where
         println!("cleaned up: {what}");
     }
     describe(choice);
-    let told = async {
-        bed.up().await?;
-        story(&bed).await
-    };
     let outcome = tokio::select! {
-        outcome = told => outcome,
+        outcome = story(&mut bed) => outcome,
         () = interrupted => Ok(Ending::Interrupted),
     };
     if matches!(outcome, Ok(Ending::Interrupted)) {
         println!("\ninterrupted: taking the test bed down");
     }
     let logs = match outcome {
-        Ok(Ending::Good) => Logs::Remove,
+        Ok(Ending::Good | Ending::Interrupted) => Logs::Remove,
         _ => Logs::Keep,
     };
     let kept = bed.logs().to_owned();
@@ -165,8 +161,12 @@ fn describe(choice: &Choice) {
 ///
 /// # Errors
 /// When the bed cannot be put up.
-pub async fn keep_bed(options: &BedOptions, choice: &Choice) -> Result<Ending> {
+pub async fn keep_bed(options: &BedOptions, choice: &Choice, services: bool) -> Result<Ending> {
     on_bed(options, choice, async |bed| {
+        bed.up_nodes().await?;
+        if services {
+            bed.start_services().await?;
+        }
         let control = bed.plan.control();
         let ctl = bed.folders().program("flockerctl")?;
         let enter = match bed.plan.ground {

@@ -30,7 +30,13 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum TestbedCommand {
     /// Puts one up and keeps it until Ctrl-C
-    Up(BedOptions),
+    Up {
+        #[command(flatten)]
+        bed: BedOptions,
+        /// Only nodes, pools and engines: agents, edges and control are started by hand
+        #[arg(long)]
+        nodes_only: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,9 +54,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<Ending> {
     match command {
         Command::Keeper => keeper::run().map(|()| Ending::Good),
-        Command::Testbed(TestbedCommand::Up(options)) => {
-            let choice = demo::choose(&options)?;
-            runtime()?.block_on(demo::keep_bed(&options, &choice))
+        Command::Testbed(TestbedCommand::Up { bed, nodes_only }) => {
+            let choice = demo::choose(&bed)?;
+            runtime()?.block_on(demo::keep_bed(&bed, &choice, !nodes_only))
         }
     }
 }
@@ -67,6 +73,5 @@ fn init_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .without_time()
         .init();
 }

@@ -69,7 +69,10 @@ pub fn postgres(start: &Path, folder: &Path) -> Result<Image> {
     Ok(Image {
         name: "flocker/postgres:15",
         tar,
-        changes: vec![r#"CMD ["/bin/sh", "/usr/lib/flocker/images/postgres.sh"]"#.to_owned()],
+        changes: vec![
+            format!("ENV PATH={POSTGRES}/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            r#"CMD ["/bin/sh", "/usr/lib/flocker/images/postgres.sh"]"#.to_owned(),
+        ],
     })
 }
 

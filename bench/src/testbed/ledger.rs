@@ -17,6 +17,7 @@ use super::process;
 
 const OWNER_FILE: &str = "owner.json";
 const PREFIX: &str = "run-";
+const LOGS: &str = "logs-";
 
 /// Who made a run's folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ impl Owner {
 pub(crate) struct Run {
     /// The folder.
     pub(crate) path: PathBuf,
+    /// The folder of its logs, which may outlive it.
+    pub(crate) logs: PathBuf,
     /// Its owner: this process.
     pub(crate) owner: Owner,
     /// A number that no other living run on this machine has.
@@ -70,8 +73,11 @@ impl Run {
         }
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         fs::write(path.join(OWNER_FILE), serde_json::to_vec(&owner)?)?;
+        let logs = path.with_file_name(format!("{LOGS}{number}"));
+        fs::create_dir_all(&logs)?;
         Ok(Self {
             path,
+            logs,
             owner,
             number,
         })
@@ -88,12 +94,20 @@ pub(crate) fn sweep(parent: &Path) -> Vec<String> {
     let Ok(parent) = parent.canonicalize() else {
         return Vec::new();
     };
-    let Ok(entries) = fs::read_dir(parent) else {
+    let Ok(entries) = fs::read_dir(&parent) else {
         return Vec::new();
     };
     let mut found = Vec::new();
     for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(number) = name.strip_prefix(LOGS) {
+            // Logs of a run that has ended are for whoever looks before the next one.
+            if !parent.join(format!("{PREFIX}{number}")).exists() {
+                let _next_time = fs::remove_dir_all(entry.path());
+            }
+            continue;
+        }
+        if !name.starts_with(PREFIX) {
             continue;
         }
         let owner: Option<Owner> = fs::read(entry.path().join(OWNER_FILE))
@@ -208,8 +222,8 @@ mod tests {
     #[test]
     fn folders_of_others_are_not_touched() {
         let parent = tempfile::tempdir().unwrap();
-        fs::create_dir(parent.path().join("logs")).unwrap();
+        fs::create_dir(parent.path().join("images")).unwrap();
         assert_eq!(sweep(parent.path()), Vec::<String>::new());
-        assert!(parent.path().join("logs").exists());
+        assert!(parent.path().join("images").exists());
     }
 }

@@ -98,7 +98,6 @@ pub struct Testbed {
     pub plan: Plan,
     folders: Folders,
     run: ledger::Run,
-    logs: PathBuf,
     /// `n1`, `n2`, `control`; empty until they are started.
     places: Vec<Place>,
 }
@@ -115,16 +114,10 @@ impl Testbed {
         // 1 to 250: loopback beds of runs at the same time have addresses of their own.
         let third = u8::try_from(run.number % 250).unwrap_or(0) + 1;
         let plan = Plan::new(choice.ground, choice.storage, choice.runtime, third);
-        let logs = run
-            .path
-            .parent()
-            .unwrap_or(&run.path)
-            .join(format!("logs-{}", run.number));
         let bed = Self {
             plan,
             folders,
             run,
-            logs,
             places: Vec::new(),
         };
         Ok((bed, swept))
@@ -135,9 +128,24 @@ impl Testbed {
     /// # Errors
     /// Names what failed and the end of its log.
     pub async fn up(&mut self) -> Result<()> {
-        fs::create_dir_all(&self.logs)?;
+        self.up_nodes().await?;
+        self.start_services().await
+    }
+
+    /// Puts up nodes, with pools and engines and without any service of ours.
+    ///
+    /// # Errors
+    /// Names what failed and the end of its log.
+    pub async fn up_nodes(&mut self) -> Result<()> {
+        let bench = self.folders.program("flocker-bench")?;
         for name in ["control", "n1", "n2"] {
-            let place = Place::start(name, self.plan.ground, &self.run.path, &self.logs)?;
+            let place = Place::start(
+                name,
+                self.plan.ground,
+                &bench,
+                &self.run.path,
+                &self.run.logs,
+            )?;
             self.places.push(place);
         }
         if self.plan.ground == Ground::Namespaces {
@@ -149,7 +157,7 @@ impl Testbed {
         let images = self.images()?;
         let (n1, n2) = (self.place("n1")?, self.place("n2")?);
         tokio::try_join!(self.make_node(n1, &images), self.make_node(n2, &images))?;
-        self.start_services().await
+        Ok(())
     }
 
     async fn make_node(&self, place: &Place, images: &[images::Image]) -> Result<()> {
@@ -193,7 +201,8 @@ impl Testbed {
     async fn join_network(&self) -> Result<()> {
         let here = self.place("control")?;
         // Run by a keeper that shares this process's network.
-        let hub = keeper::Keeper::start("hub", keeper::Space::Shared, &here.log("hub"))?;
+        let bench = self.folders.program("flocker-bench")?;
+        let hub = keeper::Keeper::start(&bench, "hub", keeper::Space::Shared, &here.log("hub"))?;
         let ip = async |line: String| {
             let argv = std::iter::once("ip").chain(line.split_whitespace());
             hub.run(keeper::Program::new(argv, here.log("ip"))).await
@@ -229,7 +238,11 @@ impl Testbed {
         }
     }
 
-    async fn start_services(&self) -> Result<()> {
+    /// Starts agents, edges and control, and waits until they answer.
+    ///
+    /// # Errors
+    /// Names what failed and the end of its log.
+    pub async fn start_services(&self) -> Result<()> {
         for node in self.plan.nodes() {
             self.start_agent(&node.name).await?;
         }
@@ -326,7 +339,7 @@ impl Testbed {
     /// Where logs of this bed are.
     #[must_use]
     pub fn logs(&self) -> &Path {
-        &self.logs
+        &self.run.logs
     }
 
     /// The folders of the bed.
@@ -338,19 +351,23 @@ impl Testbed {
     /// Takes the bed away and answers with what is left of it, which should be nothing.
     pub async fn down(mut self, logs: Logs) -> Vec<String> {
         let mut left = Vec::new();
-        // In namespaces apps end with their place. On loopback as well, but agents have to
-        // be gone first, or they would see it.
-        for place in self.places.drain(..) {
-            if self.plan.storage == Storage::Openzfs && place.name != "control" {
-                left.extend(destroy_pool(&place, &self.run.owner.pools).await);
+        let (plan, owner) = (&self.plan, &self.run.owner);
+        let ends = self.places.drain(..).map(async |place| {
+            let mut left = Vec::new();
+            if plan.storage == Storage::Openzfs && place.name != "control" {
+                left.extend(destroy_pool(&place, &owner.pools).await);
             }
             if let Err(error) = place.end().await {
                 left.push(format!("{error:#}"));
             }
+            left
+        });
+        for found in futures_util::future::join_all(ends).await {
+            left.extend(found);
         }
         left.extend(self.run.end());
         if logs == Logs::Remove {
-            let _none = fs::remove_dir_all(&self.logs);
+            let _none = fs::remove_dir_all(&self.run.logs);
         }
         left
     }

@@ -19,6 +19,7 @@ use super::{
 
 /// The engine's socket, in the node's own /run.
 const DOCKER_SOCKET: &str = "/run/docker.sock";
+const ZFS_FUSE: &str = "zfs-fuse";
 /// Size of a node's pool file; sparse.
 const POOL_BYTES: u64 = 4 << 30;
 /// How long a daemon of a node may take to answer.
@@ -43,11 +44,17 @@ pub struct Place {
 }
 
 impl Place {
-    /// Starts a keeper and makes its folders.
+    /// Starts a keeper, which is the program `bench`, and makes its folders.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(name: &str, ground: Ground, run: &Path, logs: &Path) -> Result<Self> {
+    pub fn start(
+        name: &str,
+        ground: Ground,
+        bench: &Path,
+        run: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
         let folder = run.join(name);
         fs::create_dir_all(folder.join("lib"))?;
         let logs = logs.join(name);
@@ -56,7 +63,7 @@ impl Place {
             Ground::Namespaces => Space::Own,
             Ground::Loopback => Space::Shared,
         };
-        let keeper = Keeper::start(name, space, &logs.join("keeper.log"))?;
+        let keeper = Keeper::start(bench, name, space, &logs.join("keeper.log"))?;
         Ok(Self {
             name: name.to_owned(),
             keeper,
@@ -72,9 +79,14 @@ impl Place {
     /// # Errors
     /// When it fails; with its output.
     pub async fn run<S: Into<String>>(&self, argv: impl IntoIterator<Item = S>) -> Result<String> {
-        self.keeper
-            .run(Program::new(argv, self.command_log()))
-            .await
+        self.ran(Program::new(argv, self.command_log())).await
+    }
+
+    async fn ran(&self, program: Program) -> Result<String> {
+        let argv = program.argv.join(" ");
+        let output = self.keeper.run(program).await;
+        tracing::debug!(place = self.name, ok = output.is_ok(), "{argv}");
+        output
     }
 
     fn command_log(&self) -> PathBuf {
@@ -168,9 +180,12 @@ impl Place {
         loop {
             let last = self.lock().pop();
             let Some((name, pid)) = last else { break };
-            if let Err(error) = self.keeper.stop(pid, Signal::TERM, STOP_GRACE).await {
-                tracing::debug!("{name} on {}: {error:#}", self.name);
+            // It would take seconds to write out a pool that is thrown away.
+            if name == ZFS_FUSE {
+                continue;
             }
+            let exit = self.keeper.stop(pid, Signal::TERM, STOP_GRACE).await;
+            tracing::debug!(place = self.name, "{name} ended: {exit:?}");
         }
         self.keeper.end().await
     }
@@ -236,13 +251,13 @@ impl Place {
             return Ok(());
         }
         if storage == Storage::ZfsFuse {
-            let argv = ["zfs-fuse", "--no-daemon", "--no-kstat-mount", "-m", "128"];
+            let argv = [ZFS_FUSE, "--no-daemon", "--no-kstat-mount", "-m", "128"];
             // The place's own /run is not seen from here: its own shell looks.
-            let socket = ready::until("zfs-fuse", DAEMON_TIMEOUT, || async {
+            let socket = ready::until(ZFS_FUSE, DAEMON_TIMEOUT, || async {
                 self.run(["test", "-S", "/run/zfs/zfs_socket"]).await?;
                 Ok(())
             });
-            self.daemon("zfs-fuse", argv, &[], socket).await?;
+            self.daemon(ZFS_FUSE, argv, &[], socket).await?;
         }
         let file = self.folder.join("pool.img");
         fs::File::create(&file)?.set_len(POOL_BYTES)?;
@@ -287,7 +302,7 @@ impl Place {
         }
         argv.extend(["-".to_owned(), image.name.to_owned()]);
         let program = Program::new(argv, self.command_log()).with_input(&image.tar);
-        self.keeper.run(program).await?;
+        self.ran(program).await?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ data="$FLOCKER_VOLUME/cluster"
 
 if [ "$(id -u)" = 0 ]; then
     chown postgres:postgres "$FLOCKER_VOLUME"
-    exec setpriv --reuid=postgres --regid=postgres --clear-groups /bin/sh "$0"
+    exec /usr/bin/setpriv --reuid=postgres --regid=postgres --clear-groups /bin/sh "$0"
 fi
 
 if [ ! -s "$data/PG_VERSION" ]; then

@@ -56,12 +56,11 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts a keeper; what it has to say for itself goes to `log`.
+    /// Starts a keeper, which is the program `bench`; what it says goes to `log`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(name: &str, space: Space, log: &Path) -> Result<Self> {
-        let own = std::env::current_exe().context("cannot find this program's own file")?;
+    pub fn start(bench: &Path, name: &str, space: Space, log: &Path) -> Result<Self> {
         let mut command = match space {
             Space::Own => {
                 let mut command = Command::new("unshare");
@@ -69,10 +68,10 @@ impl Keeper {
                     .args(["--net", "--mount", "--propagation", "private"])
                     .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
                     .arg("--")
-                    .arg(own);
+                    .arg(bench);
                 command
             }
-            Space::Shared => Command::new(own),
+            Space::Shared => Command::new(bench),
         };
         let log = std::fs::File::create(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
