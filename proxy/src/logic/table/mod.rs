@@ -1,13 +1,21 @@
 //! The route table: immutable, compiled for lookup, changed by transactions.
+//!
+//! It does not say where the current one is kept; see the driver. What hangs on a route (its
+//! gate) is a type parameter: the table carries it from generation to generation and never
+//! looks at it.
 
-use std::{net::SocketAddr, num::NonZeroU16, sync::Arc};
+mod shards;
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
     gate::Retarget,
-    route::{Generation, Route, RouteKey, Transaction},
+    route::{Generation, Operation, Route, RouteKey, Transaction},
 };
 use serde_json::json;
+
+use shards::{Probe, Shards};
 
 /// A route with what hangs on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +31,7 @@ pub struct Entry<G> {
 #[derive(Debug, Clone)]
 pub struct RouteTable<G> {
     generation: Generation,
-    entries: Vec<Arc<Entry<G>>>,
+    shards: Shards<G>,
 }
 
 /// Why a transaction was refused; the table is as it was.
@@ -88,7 +96,7 @@ impl<G> Default for RouteTable<G> {
     fn default() -> Self {
         Self {
             generation: Generation::default(),
-            entries: Vec::new(),
+            shards: Shards::default(),
         }
     }
 }
@@ -109,55 +117,98 @@ impl<G: Clone> RouteTable<G> {
     /// Number of routes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.shards.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// All routes, in no order.
     pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry<G>>> {
-        self.entries.iter()
+        self.shards.iter()
     }
 
     /// The route of exactly this key.
     #[must_use]
     pub fn get(&self, key: &RouteKey) -> Option<&Arc<Entry<G>>> {
-        self.entries.iter().find(|entry| entry.route.key == *key)
+        self.shards.find(Probe::of(key))
     }
 
     /// The route of a port.
     #[must_use]
     pub fn lookup_tcp(&self, port: u16) -> Option<&Arc<Entry<G>>> {
-        self.get(&RouteKey::Tcp(NonZeroU16::new(port)?))
+        self.shards.find(Probe::Tcp(port))
     }
 
     /// The route of a host in normal form: the exact one, else the wildcard one label up.
     #[must_use]
     pub fn lookup_http(&self, host: &str) -> Option<&Arc<Entry<G>>> {
-        self.get(&RouteKey::Http(host.parse().ok()?))
+        self.shards.find(Probe::Http(host)).or_else(|| {
+            let (_, domain) = host.split_once('.')?;
+            self.shards.find(Probe::HttpBelow(domain))
+        })
     }
 
     /// The same for the server name of a TLS connection.
     #[must_use]
     pub fn lookup_https(&self, host: &str) -> Option<&Arc<Entry<G>>> {
-        self.get(&RouteKey::Https(host.parse().ok()?))
+        self.shards.find(Probe::Https(host)).or_else(|| {
+            let (_, domain) = host.split_once('.')?;
+            self.shards.find(Probe::HttpsBelow(domain))
+        })
     }
 
-    /// The table after a transaction; `make` makes the gates of new routes.
+    /// The table after a transaction; `make` makes the gates of new routes. A route that is
+    /// removed and added again is a new one.
     ///
     /// # Errors
     /// The transaction is refused as a whole.
     pub fn apply(
         &self,
         transaction: &Transaction,
-        make: impl FnMut(&RouteKey) -> G,
+        mut make: impl FnMut(&RouteKey) -> G,
     ) -> Result<Self, TransactionError> {
-        let _ = (transaction, make);
-        Ok(self.clone())
+        if let Some(against) = transaction.against
+            && against != self.generation
+        {
+            return Err(TransactionError::StaleGeneration {
+                against,
+                current: self.generation,
+            });
+        }
+        let mut draft = Draft::of(self);
+        for operation in &transaction.operations {
+            let key = operation.key();
+            let there = draft.get(key);
+            let entry = match (operation, there) {
+                (Operation::Add { .. }, Some(_)) => {
+                    return Err(TransactionError::AlreadyExists(key.clone()));
+                }
+                (Operation::Set { .. } | Operation::Remove { .. }, None) => {
+                    return Err(TransactionError::NotFound(key.clone()));
+                }
+                (Operation::Remove { .. }, Some(_)) => None,
+                (Operation::Set { route } | Operation::Put { route }, Some(there)) => {
+                    Some((route, there.gate.clone()))
+                }
+                (Operation::Add { route } | Operation::Put { route }, None) => {
+                    Some((route, make(key)))
+                }
+            };
+            let entry = match entry {
+                Some((route, gate)) => {
+                    check_upstreams(&route.key, &route.upstreams)?;
+                    let route = route.clone();
+                    Some(Arc::new(Entry { route, gate }))
+                }
+                None => None,
+            };
+            draft.changes.insert(key.clone(), entry);
+        }
+        Ok(draft.commit())
     }
 
     /// The table with other upstreams of some routes, in one generation; gates stay.
@@ -165,7 +216,71 @@ impl<G: Clone> RouteTable<G> {
     /// # Errors
     /// A route does not exist, or its new upstreams are impossible; nothing is changed.
     pub fn retarget(&self, changes: &[Retarget]) -> Result<Self, TransactionError> {
-        let _ = changes;
-        Ok(self.clone())
+        let mut draft = Draft::of(self);
+        for Retarget { key, upstreams } in changes {
+            let there = draft
+                .get(key)
+                .ok_or_else(|| TransactionError::NotFound(key.clone()))?;
+            check_upstreams(key, upstreams)?;
+            let entry = Entry {
+                route: Route {
+                    key: key.clone(),
+                    upstreams: upstreams.clone(),
+                    on_move: there.route.on_move,
+                },
+                gate: there.gate.clone(),
+            };
+            draft.changes.insert(key.clone(), Some(Arc::new(entry)));
+        }
+        Ok(draft.commit())
     }
 }
+
+/// A table with changes that are not in it yet.
+struct Draft<'t, G> {
+    table: &'t RouteTable<G>,
+    /// The entry that a key has afterwards.
+    changes: HashMap<RouteKey, Option<Arc<Entry<G>>>>,
+}
+
+impl<'t, G: Clone> Draft<'t, G> {
+    fn of(table: &'t RouteTable<G>) -> Self {
+        Self {
+            table,
+            changes: HashMap::new(),
+        }
+    }
+
+    fn get(&self, key: &RouteKey) -> Option<&Arc<Entry<G>>> {
+        match self.changes.get(key) {
+            Some(entry) => entry.as_ref(),
+            None => self.table.get(key),
+        }
+    }
+
+    fn commit(self) -> RouteTable<G> {
+        RouteTable {
+            generation: self.table.generation.next(),
+            shards: self.table.shards.with(self.changes.into_iter().collect()),
+        }
+    }
+}
+
+fn check_upstreams(key: &RouteKey, upstreams: &[SocketAddr]) -> Result<(), TransactionError> {
+    if upstreams.is_empty() {
+        return Err(TransactionError::NoUpstream(key.clone()));
+    }
+    for (at, upstream) in upstreams.iter().enumerate() {
+        let (key, upstream) = (key.clone(), *upstream);
+        if upstream.port() == 0 || upstream.ip().is_unspecified() || upstream.ip().is_multicast() {
+            return Err(TransactionError::Upstream { key, upstream });
+        }
+        if upstreams.iter().take(at).any(|other| *other == upstream) {
+            return Err(TransactionError::DuplicateUpstream { key, upstream });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
