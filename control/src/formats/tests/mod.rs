@@ -418,6 +418,20 @@ fn ports_of_ports_do_not_refine_to_another_policy_by_themselves() {
     assert_eq!(app.routes[0].on_move, OnMove::Close);
 }
 
+#[test]
+fn the_samples_are_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/examples");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+    let deployment = pair(&read("application.yml"), &read("deployment.yml"))
+        .unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let placed: Vec<String> = deployment
+        .apps
+        .iter()
+        .map(|placement| format!("{} {}", placement.app.name(), placement.node))
+        .collect();
+    assert_eq!(placed, ["notes n1", "postgres n2"]);
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "[a-z0-9:{}\\[\\], \n&*!'\"|>~-]{0,200}") {
