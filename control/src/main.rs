@@ -1,6 +1,6 @@
 //! `flocker-control`: configuration, start, signals, end. Nothing else.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,7 +98,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     info!(listen = %config.listen, "ready");
     let served = server::serve(Arc::clone(&control), tcp, unix, ended).await;
     // A move that runs is left where its journal says; the next start goes on with it.
-    control.stop();
+    control.stop().await;
     if let Some(path) = &config.socket {
         drop(std::fs::remove_file(path));
     }

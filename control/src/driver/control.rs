@@ -78,10 +78,13 @@ impl Control {
         self.spawn(reconciler::run(Arc::clone(self)));
     }
 
-    /// Ends everything that runs beside the API.
-    pub fn stop(&self) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.abort_all();
+    /// Ends everything that runs beside the API, and waits until it has.
+    pub async fn stop(&self) {
+        let mut tasks = {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *tasks)
+        };
+        tasks.shutdown().await;
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {

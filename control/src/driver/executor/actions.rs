@@ -225,15 +225,19 @@ impl Executor<'_> {
 
     async fn promote_target(&self, the_move: &Move) -> Result<Outcome, ErrorBody> {
         let header = the_move.header();
-        let promoted = header.app.container.volumes.iter().map(|mount| {
-            let peers = &self.context.peers;
-            peers.promote(&header.to, mount.volume, the_move.next_epoch())
-        });
-        try_join_all(promoted).await?;
-        Ok(Outcome::said(format!("epoch {}", the_move.next_epoch())))
+        let epoch = the_move.next_epoch();
+        self.promote(&header.app, &header.to, epoch).await?;
+        Ok(Outcome::said(format!("epoch {epoch}")))
     }
 
-    /// Starts a container; one that is not there is made first.
+    async fn promote(&self, app: &App, node: &NodeName, epoch: Epoch) -> Result<(), ErrorBody> {
+        let volumes = app.container.volumes.iter();
+        let promoted = volumes.map(|mount| self.context.peers.promote(node, mount.volume, epoch));
+        try_join_all(promoted).await.map(drop)
+    }
+
+    /// Starts a container. What a restart of the node has undone since it was prepared, a
+    /// mount or the container itself, is done again first.
     async fn start(
         &self,
         app: &App,
@@ -241,13 +245,18 @@ impl Executor<'_> {
         epoch: Epoch,
     ) -> Result<StartReply, ErrorBody> {
         let (peers, spec) = (&self.context.peers, &app.container);
-        match peers.start(node, spec, epoch).await {
-            Err(error) if error.code == ErrorCode::NotFound => {
-                peers.create_container(node, spec, epoch).await?;
-                peers.start(node, spec, epoch).await
+        let first = match peers.start(node, spec, epoch).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        match first.code {
+            ErrorCode::NotPrimary => self.promote(app, node, epoch).await?,
+            ErrorCode::NotFound => {
+                peers.create_container(node, spec, epoch).await.map(drop)?;
             }
-            reply => reply,
+            _ => return Err(first),
         }
+        peers.start(node, spec, epoch).await
     }
 
     /// The old side becomes a replica. What does not work here is left to the reconciler,
