@@ -139,17 +139,19 @@ fn reason(error: httparse::Error, text: &[u8]) -> RejectReason {
         httparse::Error::HeaderName => RejectReason::FieldName,
         httparse::Error::HeaderValue => RejectReason::FieldValue,
         httparse::Error::TooManyHeaders => RejectReason::TooManyFields,
-        httparse::Error::NewLine => RejectReason::LineEnd,
         httparse::Error::Version => {
             // RFC 9110, section 15.6.6: 505 is for versions, not for what is none.
             let line = text.split(|byte| *byte == b'\r').next().unwrap_or(text);
-            let version = line.rsplit(|byte| *byte == b' ').next();
+            let version = line.split(|byte| *byte == b' ').nth(2);
             match version.and_then(|version| version.strip_prefix(b"HTTP/")) {
                 Some([major, ..]) if major.is_ascii_digit() => RejectReason::Version,
                 _ => RejectReason::RequestLine,
             }
         }
-        httparse::Error::Status | httparse::Error::Token => RejectReason::RequestLine,
+        // That lines end in CR LF is known; a new line is missing only after the version.
+        httparse::Error::NewLine | httparse::Error::Status | httparse::Error::Token => {
+            RejectReason::RequestLine
+        }
     }
 }
 
@@ -422,4 +424,5 @@ pub(super) fn write_number(out: &mut Vec<u8>, number: u64) {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests;

@@ -1,1 +1,307 @@
-//! Heads, on every prefix and split.
+//! Good heads, the table of refused ones, what is forwarded, every prefix and split.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+
+const REFUSED: &str = include_str!("../../../../testdata/requests/refused.txt");
+
+const FORWARDED: Forwarded = Forwarded {
+    client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+    proto: "http",
+};
+
+fn limits() -> HeadLimits {
+    HeadLimits::default()
+}
+
+/// The head of a good request; every prefix of it must be undecided, and what follows it
+/// must not matter.
+fn head(request: &str) -> RequestHead {
+    let end = request.find("\r\n\r\n").unwrap() + 4;
+    for prefix in 0..end {
+        assert_eq!(
+            parse_request(&request.as_bytes()[..prefix], &limits()),
+            Verdict::NeedMore,
+            "prefix of {prefix} bytes of {request:?}"
+        );
+    }
+    let verdict = parse_request(request.as_bytes(), &limits());
+    let Verdict::Head(head) = verdict.clone() else {
+        panic!("{request:?}: {verdict:?}");
+    };
+    assert_eq!(head.head_bytes, end);
+    let pipelined = format!("{}GET / HTTP/1.1\nrubbish\0", &request[..end]);
+    assert_eq!(parse_request(pipelined.as_bytes(), &limits()), verdict);
+    head
+}
+
+/// What goes to the upstream, and that the edge would take it as it took the original.
+fn forwarded(request: &str) -> String {
+    let head = head(request);
+    let mut out = Vec::new();
+    write_upstream_head(&head, request.as_bytes(), &FORWARDED, &mut out);
+    let Verdict::Head(again) = parse_request(&out, &limits()) else {
+        panic!("the forwarded head is malformed: {out:?}");
+    };
+    assert_eq!(again.head_bytes, out.len());
+    assert_eq!(
+        (again.method, again.version, again.host, again.body),
+        (head.method, head.version, head.host, head.body)
+    );
+    assert_eq!(again.upgrade, head.upgrade);
+    assert_eq!(again.expect_continue, head.expect_continue);
+    String::from_utf8(out).unwrap()
+}
+
+fn get(fields: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")
+}
+
+/// The bytes of a line of the table.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        if char != '\\' {
+            bytes.push(u8::try_from(char).unwrap());
+            continue;
+        }
+        bytes.push(match chars.next().unwrap() {
+            'r' => b'\r',
+            'n' => b'\n',
+            't' => b'\t',
+            '0' => 0,
+            '\\' => b'\\',
+            'x' => {
+                let digits: String = chars.by_ref().take(2).collect();
+                u8::from_str_radix(&digits, 16).unwrap()
+            }
+            other => panic!("unknown escape '{other}'"),
+        });
+    }
+    bytes
+}
+
+#[test]
+fn what_can_be_read_in_two_ways_is_refused() {
+    let mut rules = 0;
+    for line in REFUSED.lines() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let parts: Vec<&str> = line.splitn(4, " | ").collect();
+        let [status, reason, section, request] = parts[..] else {
+            panic!("not four parts: {line}");
+        };
+        let bytes = unescape(request);
+        let Verdict::Reject(refused) = parse_request(&bytes, &limits()) else {
+            panic!("RFC {section} lets through {request}");
+        };
+        assert_eq!(format!("{refused:?}"), reason, "RFC {section}: {request}");
+        assert_eq!(refused.status().to_string(), status, "{request}");
+        assert_stays_refused(&bytes, request);
+        rules += 1;
+    }
+    assert!(rules > 60, "the table was read: {rules} rules");
+}
+
+/// No prefix is taken, and what is refused stays refused when more arrives.
+fn assert_stays_refused(bytes: &[u8], request: &str) {
+    let mut refused = false;
+    for end in 0..=bytes.len() {
+        match parse_request(&bytes[..end], &limits()) {
+            Verdict::NeedMore => assert!(!refused, "{request} at {end}"),
+            Verdict::Reject(_) => refused = true,
+            Verdict::Head(_) => panic!("{request} is taken at {end}"),
+        }
+    }
+}
+
+#[test]
+fn heads_past_their_limits_are_refused_and_not_before() {
+    let small = HeadLimits {
+        head_bytes: 200,
+        target_bytes: 20,
+        headers: 3,
+        body_bytes: 10,
+    };
+    let status = |request: &str| match parse_request(request.as_bytes(), &small) {
+        Verdict::Reject(reason) => reason.status(),
+        Verdict::Head(_) => 200,
+        Verdict::NeedMore => 100,
+    };
+    let target = |length: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(length));
+    assert_eq!(status(&target(19)), 200);
+    assert_eq!(status(&target(20)), 414);
+    assert_eq!(status(&format!("GET /{}", "x".repeat(190))), 414);
+    assert_eq!(status(&get("A: 1\r\nB: 2\r\n")), 200);
+    assert_eq!(status(&get("A: 1\r\nB: 2\r\nC: 3\r\n")), 431);
+    let filled = |length: usize| get(&format!("A: {}\r\n", "x".repeat(length)));
+    let room = 200 - filled(0).len();
+    assert_eq!(status(&filled(room)), 200);
+    assert_eq!(status(&filled(room + 1)), 431);
+    assert_eq!(status(&filled(9_000)), 431);
+    assert_eq!(status(&get("Content-Length: 10\r\n")), 200);
+    assert_eq!(status(&get("Content-Length: 11\r\n")), 413);
+}
+
+#[test]
+fn method_version_and_host() {
+    let plain = head(&get(""));
+    assert_eq!(plain.method, Method::Get);
+    assert_eq!(plain.version, Version::Http11);
+    assert_eq!(plain.host.as_str(), "a.test");
+    assert_eq!(plain.body, Body::None);
+    assert!(plain.keep_alive && !plain.expect_continue && !plain.upgrade);
+
+    let method = |name: &str| head(&get("").replacen("GET", name, 1)).method;
+    assert_eq!(method("HEAD"), Method::Head);
+    assert_eq!(method("DELETE"), Method::Idempotent);
+    assert_eq!(method("POST"), Method::Other);
+    // Methods are case-sensitive (RFC 9110, section 9.1).
+    assert_eq!(method("get"), Method::Other);
+    assert!(!Method::Other.is_idempotent());
+
+    let host = |host: &str| {
+        let head = head(&get("").replacen("a.test", host, 1));
+        head.host.as_str().to_owned()
+    };
+    assert_eq!(host("A.Test.:8080"), "a.test");
+    assert_eq!(host("[::1]:8080"), "[::1]");
+    assert_eq!(host("10.0.0.1"), "10.0.0.1");
+    assert_eq!(host("  a.test\t"), "a.test");
+}
+
+#[test]
+fn an_empty_line_before_the_request_is_ignored() {
+    assert_eq!(head_at("\r\nGET /x HTTP/1.1\r\nHost: a.test\r\n\r\n"), "/x");
+}
+
+fn head_at(request: &str) -> String {
+    let Verdict::Head(head) = parse_request(request.as_bytes(), &limits()) else {
+        panic!("{request:?}");
+    };
+    assert_eq!(head.head_bytes, request.len());
+    let mut out = Vec::new();
+    write_upstream_head(&head, request.as_bytes(), &FORWARDED, &mut out);
+    assert!(out.starts_with(b"GET /x HTTP/1.1\r\n"));
+    String::from_utf8(head.path(request.as_bytes()).to_vec()).unwrap()
+}
+
+#[test]
+fn bodies_and_persistence() {
+    let head = |fields: &str| head(&get(fields));
+    assert_eq!(head("Content-Length: 0\r\n").body, Body::None);
+    assert_eq!(head("Content-Length: 007\r\n").body, Body::Length(7));
+    assert_eq!(head("content-length:\t 5  \r\n").body, Body::Length(5));
+    assert_eq!(head("Transfer-Encoding: CHUNKED\r\n").body, Body::Chunked);
+    assert!(head("Connection: keep-alive\r\n").keep_alive);
+    assert!(!head("Connection: x, Close\r\n").keep_alive);
+    assert!(!head("Connection: keep-alive\r\nConnection: close\r\n").keep_alive);
+    assert!(head("Expect: 100-Continue\r\nContent-Length: 5\r\n").expect_continue);
+}
+
+#[test]
+fn http_1_0_keeps_to_what_it_knows() {
+    let head = |fields: &str| head(&get(fields).replacen("1.1", "1.0", 1));
+    assert!(!head("").keep_alive);
+    assert!(head("Connection: Keep-Alive\r\n").keep_alive);
+    assert!(!head("Expect: 100-continue\r\n").expect_continue);
+    assert!(!head("Connection: upgrade\r\nUpgrade: websocket\r\n").upgrade);
+}
+
+#[test]
+fn the_forwarded_head_says_what_the_verdict_says() {
+    assert_eq!(
+        forwarded(
+            "POST /p?q=1 HTTP/1.1\r\nhost: A.Test.:8080\r\nAccept:  */* \r\ncontent-length: 05\r\n\r\nhello"
+        ),
+        "POST /p?q=1 HTTP/1.1\r\nHost: a.test:8080\r\nAccept: */*\r\nContent-Length: 5\r\n\
+         X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test:8080\r\n\r\n"
+    );
+    let absolute = |target: &str| {
+        let request = forwarded(&get("").replacen("GET /", &format!("GET {target}"), 1));
+        request.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(absolute("http://a.test/x?y"), "GET /x?y HTTP/1.1");
+    assert_eq!(absolute("HTTP://A.test:80"), "GET / HTTP/1.1");
+    assert_eq!(absolute("http://a.test?y=/z"), "GET /?y=/z HTTP/1.1");
+    let options = |target: &str| {
+        let request = forwarded(&get("").replacen("GET /", &format!("OPTIONS {target}"), 1));
+        request.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(options("*"), "OPTIONS * HTTP/1.1");
+    assert_eq!(options("http://a.test"), "OPTIONS * HTTP/1.1");
+    assert!(forwarded(&get("Content-Length: 0\r\n")).contains("\r\nContent-Length: 0\r\n"));
+    assert!(
+        forwarded(&get("Transfer-Encoding: chunked\r\n"))
+            .contains("\r\nTransfer-Encoding: chunked\r\n")
+    );
+    assert!(forwarded("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n").starts_with("GET / HTTP/1.0\r\n"));
+}
+
+/// The names of the fields that reach the upstream, apart from those that the edge adds.
+fn passed(fields: &str) -> Vec<String> {
+    let ours = [
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+    ];
+    forwarded(&get(fields))
+        .lines()
+        .skip(1)
+        .filter_map(|line| Some(line.split_once(':')?.0.to_ascii_lowercase()))
+        .filter(|name| !ours.contains(&name.as_str()))
+        .collect()
+}
+
+#[test]
+fn fields_of_one_hop_end_here() {
+    assert_eq!(
+        passed(
+            "Connection: close, X-Mine\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: trailers\r\n\
+             X-Mine: 1\r\nX-Yours: 2\r\nUpgrade: websocket\r\nProxy: evil\r\nTrailer: Digest\r\n"
+        ),
+        ["x-yours", "trailer"]
+    );
+    // A Connection option cannot take away what is meant for all (CVE-2024-45410).
+    assert_eq!(
+        passed(
+            "Connection: Content-Length, Host, X-Forwarded-For, Cookie, X-B\r\nCookie: 1\r\n\
+             X-B: 2\r\nContent-Length: 3\r\n"
+        ),
+        ["cookie", "content-length"]
+    );
+}
+
+#[test]
+fn what_clients_say_of_themselves_is_replaced() {
+    let out = forwarded(&get(
+        "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\nX_Forwarded_For: 3.3.3.3\r\n\
+         X-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 1\r\n\
+         Forwarded: for=4.4.4.4\r\nTransfer_Encoding: chunked\r\nContent_Length: 9\r\n",
+    ));
+    assert_eq!(
+        out,
+        "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 192.0.2.7\r\n\
+         X-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n\r\n"
+    );
+}
+
+#[test]
+fn upgrades_are_asked_for_but_never_to_cleartext_h2() {
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n";
+    assert!(head(&get(websocket)).upgrade);
+    assert_eq!(
+        passed(websocket),
+        ["upgrade", "sec-websocket-key", "connection"]
+    );
+    // Without the Connection option it is of one hop only.
+    assert!(!head(&get("Upgrade: websocket\r\n")).upgrade);
+    let h2c =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket, h2c\r\nHTTP2-Settings: x\r\n";
+    assert!(!head(&get(h2c)).upgrade);
+    assert!(passed(h2c).is_empty());
+}

@@ -91,9 +91,10 @@ fn reason(error: httparse::Error) -> RejectReason {
         httparse::Error::HeaderName => RejectReason::FieldName,
         httparse::Error::HeaderValue => RejectReason::FieldValue,
         httparse::Error::TooManyHeaders => RejectReason::TooManyFields,
-        httparse::Error::NewLine => RejectReason::LineEnd,
         httparse::Error::Version => RejectReason::Version,
-        httparse::Error::Status | httparse::Error::Token => RejectReason::StatusLine,
+        httparse::Error::NewLine | httparse::Error::Status | httparse::Error::Token => {
+            RejectReason::StatusLine
+        }
     }
 }
 
