@@ -108,18 +108,27 @@ impl Process {
     /// # Errors
     /// The state folder cannot be used, or holds a record that cannot be read.
     pub fn open(config: ProcessConfig) -> Result<Self, RuntimeError> {
-        fs::create_dir_all(&config.state)
-            .map_err(RuntimeError::io("create the state folder", &config.state))?;
-        let state = fs::canonicalize(&config.state)
-            .map_err(RuntimeError::io("open the state folder", &config.state))?;
-        let id = crc32fast::hash(state.as_os_str().as_encoded_bytes());
+        let config = Self::prepare(config)?;
+        let id = crc32fast::hash(config.state.as_os_str().as_encoded_bytes());
         let cgroups = Cgroups::probe(&format!("{}-{id:08x}", config.node));
         if cgroups.is_none() {
             tracing::info!("no cgroup v2 tree is writable; apps are known by their process group");
         }
+        Self::with(config, cgroups)
+    }
+
+    fn prepare(config: ProcessConfig) -> Result<ProcessConfig, RuntimeError> {
+        fs::create_dir_all(&config.state)
+            .map_err(RuntimeError::io("create the state folder", &config.state))?;
+        let state = fs::canonicalize(&config.state)
+            .map_err(RuntimeError::io("open the state folder", &config.state))?;
+        Ok(ProcessConfig { state, ..config })
+    }
+
+    fn with(config: ProcessConfig, cgroups: Option<Cgroups>) -> Result<Self, RuntimeError> {
         let runtime = Self {
             inner: Arc::new(Inner {
-                config: ProcessConfig { state, ..config },
+                config,
                 boot_id: procfs::boot_id(),
                 cgroups,
                 apps: Mutex::new(HashMap::new()),

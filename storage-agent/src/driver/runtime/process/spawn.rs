@@ -27,7 +27,7 @@ use super::{App, Life, Output, procfs, record::Record};
 use crate::driver::runtime::append_bounded;
 
 /// Waits at the gate, then becomes the program that its arguments name.
-const GATE: &str = "read -r go && [ \"$go\" = go ] && exec \"$@\" </dev/null";
+pub(super) const GATE: &str = "read -r go && [ \"$go\" = go ] && exec \"$@\" </dev/null";
 
 /// Starts an app and writes down that it runs.
 pub(super) async fn start(app: &App, record: &Record, boot_id: &str) -> io::Result<(Child, Life)> {

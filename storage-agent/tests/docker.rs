@@ -1,0 +1,322 @@
+//! The Docker runtime against a real engine that the test starts for itself.
+//!
+//! The engine lives in PID and mount namespaces of its own and dies with them: whatever the
+//! test leaves behind, no container, shim or mount outlives it. That needs root, and fails
+//! loudly without.
+
+#![expect(clippy::disallowed_methods, reason = "the test bed starts programs")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use flocker_api::{
+    container::{ContainerSpec, ContainerState, Mount, StopPolicy},
+    name::{AppName, VolumeId},
+    volume::Epoch,
+};
+use flocker_storage_agent::driver::runtime::{
+    Blueprint, Docker, Ended, Runtime, RuntimeError, docker::DockerConfig,
+};
+
+/// How long anything may take before the test has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const IMAGE: &str = "flocker/busybox";
+
+/// A Docker Engine of the test's own.
+struct Engine {
+    folder: tempfile::TempDir,
+    process: Child,
+}
+
+impl Engine {
+    async fn start() -> Result<Self> {
+        // Short, for a unix socket's path holds 107 bytes.
+        let folder = tempfile::Builder::new().prefix("fd").tempdir_in("/tmp")?;
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let log = fs::File::create(at("log"))?;
+        let process = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+            ])
+            .args(["--kill-child", "--mount-proc", "dockerd"])
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec")])
+            .args([
+                "--pidfile",
+                &at("pid"),
+                "-H",
+                &format!("unix://{}", at("socket")),
+            ])
+            .args(["--bridge=none", "--iptables=false"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("dockerd cannot be started: docker.io and util-linux are needed")?;
+        let mut engine = Self { folder, process };
+        engine.ready().await?;
+        engine.import()?;
+        Ok(engine)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let answers = async {
+            let mut look = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                look.tick().await;
+                if self.docker(&["version"]).status()?.success() {
+                    return anyhow::Ok(());
+                }
+                if self.process.try_wait()?.is_some() {
+                    anyhow::bail!("dockerd ended; it needs root");
+                }
+            }
+        };
+        let answered = tokio::time::timeout(DEADLINE, answers).await;
+        answered
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("dockerd does not answer")))
+            .with_context(|| fs::read_to_string(self.folder.path().join("log")).unwrap_or_default())
+    }
+
+    /// An image of one static program.
+    fn import(&self) -> Result<()> {
+        let root = self.path("root");
+        fs::create_dir_all(root.join("bin"))?;
+        fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static is needed")?;
+        for name in ["sh", "sleep", "cat", "sync"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(name))?;
+        }
+        let tar = Command::new("tar")
+            .arg("c")
+            .arg("-C")
+            .arg(&root)
+            .arg(".")
+            .output()?;
+        let mut import = self
+            .docker(&["import", "-c", "CMD [\"/bin/sleep\", \"1000\"]", "-", IMAGE])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let mut input = import.stdin.take().context("its input")?;
+        input.write_all(&tar.stdout)?;
+        drop(input);
+        ensure!(import.wait()?.success(), "the image cannot be imported");
+        Ok(())
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command
+            .arg("-H")
+            .arg(format!("unix://{}", self.path("socket").display()))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn runtime(&self) -> Runtime {
+        runtime(&self.path("socket"))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The end of the first process of its PID namespace is the end of all.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn runtime(socket: &Path) -> Runtime {
+    Runtime::Docker(Docker::new(DockerConfig {
+        socket: socket.to_owned(),
+        node: "n1".parse().expect("a good name"),
+        address: Ipv4Addr::LOCALHOST.into(),
+        request_limit: DEADLINE,
+        kill_limit: DEADLINE,
+    }))
+}
+
+fn blueprint(app: &str, script: Option<&str>, grace_ms: u64, volume: &Path) -> Result<Blueprint> {
+    Ok(Blueprint {
+        spec: ContainerSpec {
+            app: app.parse()?,
+            image: IMAGE.to_owned(),
+            command: script.map(|script| ["/bin/sh", "-c", script].map(str::to_owned).to_vec()),
+            environment: BTreeMap::from([("MODE".to_owned(), "own".to_owned())]),
+            ports: vec![8081],
+            volumes: vec![Mount {
+                volume: VolumeId::random(),
+                name: "notes".parse()?,
+                mountpoint: "/data".into(),
+            }],
+            memory_bytes: None,
+            cpu_shares: Some(512),
+            stop: StopPolicy {
+                signal: "SIGINT".to_owned(),
+                grace_ms,
+            },
+            ready: None,
+            pre_stop: None,
+        },
+        epoch: Epoch(4),
+        volume_paths: vec![volume.to_owned()],
+    })
+}
+
+/// Waits until the app has written this line into its volume.
+async fn wrote(volume: &Path, line: &str) -> Result<String> {
+    let looks = async {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            look.tick().await;
+            let text = fs::read_to_string(volume.join("journal")).unwrap_or_default();
+            if text.lines().any(|written| written == line) {
+                return text;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, looks)
+        .await
+        .with_context(|| format!("'{line}' was never written"))
+}
+
+#[tokio::test]
+async fn a_container_lives_its_life_on_a_real_engine() -> Result<()> {
+    let engine = Engine::start().await?;
+    let runtime = engine.runtime();
+    let status = runtime.status().await;
+    assert_eq!(status.problem, None);
+
+    // A foreign container, with a name that looks like ours, is neither seen nor touched.
+    let foreign = [
+        "create",
+        "--name",
+        "flocker-foreign",
+        "--network",
+        "none",
+        IMAGE,
+    ];
+    ensure!(engine.docker(&foreign).status()?.success());
+    assert_eq!(runtime.list().await?, []);
+    let error = runtime.find(&"foreign".parse()?).await.err();
+    assert!(
+        matches!(error, Some(RuntimeError::Foreign { .. })),
+        "{error:?}"
+    );
+
+    // The container is made before its volume is there, as on the target of a move.
+    let volume = engine.path("volume");
+    let script = "trap 'echo bye >>/data/journal; exit 7' INT; \
+                  echo $FLOCKER_APP $FLOCKER_NODE $FLOCKER_ADDRESS $FLOCKER_VOLUME $MODE \
+                  >>/data/journal; echo said; while :; do sleep 0.05; done";
+    let made = blueprint("notes", Some(script), 20_000, &volume)?;
+    let app: AppName = made.spec.app.clone();
+    runtime.create(&made).await?;
+    let found = runtime.find(&app).await?.context("it was just made")?;
+    assert_eq!(found.state, ContainerState::Created);
+    assert_eq!((&found.spec, found.epoch), (&made.spec, Epoch(4)));
+    fs::create_dir_all(&volume)?;
+
+    runtime.start(&app).await?;
+    wrote(&volume, "notes n1 127.0.0.1 /data own").await?;
+    let output = runtime
+        .exec(
+            &app,
+            &["/bin/sh", "-c", "echo beside; exit 4"].map(str::to_owned),
+            DEADLINE,
+        )
+        .await?;
+    assert_eq!((output.exit_code, output.text.as_str()), (4, "beside\n"));
+    assert_eq!(runtime.last_lines(&app, 5).await, "said");
+
+    // Another agent finds it by what the engine remembers.
+    let later = engine.runtime();
+    let running = later.find(&app).await?.context("it runs")?;
+    assert_eq!((&running.spec, running.runs()), (&made.spec, true));
+    assert_eq!(later.list().await?, std::slice::from_ref(&running));
+
+    let ended = later.stop(&running).await?;
+    let by_signal = Ended {
+        exit_code: Some(7),
+        killed: false,
+    };
+    assert_eq!(ended, by_signal);
+    assert!(wrote(&volume, "bye").await?.ends_with("bye\n"));
+    let again = later.stop(&running).await?;
+    assert_eq!(again, by_signal, "a repeated stop is success");
+    let state = later.find(&app).await?.map(|found| found.state);
+    assert_eq!(state, Some(ContainerState::Exited { code: 7 }));
+
+    // It starts again from where it is, and can be removed when it has ended.
+    runtime.start(&app).await?;
+    assert_eq!(runtime.stop(&running).await?, by_signal);
+    runtime.remove(&app).await?;
+    runtime.remove(&app).await?;
+    assert_eq!(runtime.find(&app).await?, None);
+
+    deaf(&runtime, &volume).await?;
+    missing(&runtime, &volume).await
+}
+
+/// An app that does not hear its signal is killed after its grace.
+async fn deaf(runtime: &Runtime, volume: &Path) -> Result<()> {
+    let script = "trap '' INT; echo deaf >>/data/journal; while :; do sleep 1000; done";
+    let made = blueprint("deaf", Some(script), 50, volume)?;
+    runtime.create(&made).await?;
+    runtime.start(&made.spec.app).await?;
+    wrote(volume, "deaf").await?;
+    let running = runtime.find(&made.spec.app).await?.context("it runs")?;
+    let ended = runtime.stop(&running).await?;
+    let by_force = Ended {
+        exit_code: Some(137),
+        killed: true,
+    };
+    assert_eq!(ended, by_force);
+    Ok(runtime.remove(&made.spec.app).await?)
+}
+
+/// What is not there is named, with its node.
+async fn missing(runtime: &Runtime, volume: &Path) -> Result<()> {
+    let mut made = blueprint("ghost", None, 50, volume)?;
+    made.spec.image = "flocker/absent:9".to_owned();
+    let error = runtime.create(&made).await.err().context("no image")?;
+    let message = error.to_string();
+    assert!(
+        message.starts_with("image flocker/absent:9 is not on n1"),
+        "{message}"
+    );
+    let error = runtime
+        .start(&made.spec.app)
+        .await
+        .err()
+        .context("no container")?;
+    assert!(matches!(error, RuntimeError::Gone { .. }), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_a_problem_and_not_a_crash() {
+    let runtime = runtime(Path::new("/nonexistent/docker.sock"));
+    let problem = runtime.status().await.problem.unwrap_or_default();
+    assert!(problem.contains("/nonexistent/docker.sock"), "{problem}");
+    let error = runtime.list().await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
+}
