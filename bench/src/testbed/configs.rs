@@ -100,8 +100,9 @@ fn fit_runtime(bed: &Bed<'_>, file: &mut Table) -> bool {
 fn copy_images(bed: &Bed<'_>) -> Result<()> {
     let to = bed.folder.join("images/flocker");
     fs::create_dir_all(&to)?;
-    for (image, file) in [("notes", "notes.toml"), ("postgres", "postgres:15.toml")] {
-        let sample = bed.samples.join("images").join(format!("{image}.toml"));
+    for image in ["notes", "postgres"] {
+        let file = format!("{image}.toml");
+        let sample = bed.samples.join("images").join(&file);
         let text = fs::read_to_string(&sample)
             .with_context(|| format!("cannot read {}", sample.display()))?;
         let mut value: Value = toml::from_str(&text)?;

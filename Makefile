@@ -1,0 +1,47 @@
+# Short names for what one does with this repository. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+# Options for the demo, as in `make demo DEMO="--bed loopback"`.
+DEMO ?=
+
+.PHONY: help demo test lint loom deny programs packages
+
+help: ## Lists these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: packages ## Moves two stateful apps between two nodes under load, and reports
+	$(CARGO) build --release --workspace --bins
+	target/release/flocker-bench demo $(DEMO)
+
+test: packages programs ## Runs everything that checks the project
+ifdef NEXTEST
+	$(CARGO) test --workspace --doc --quiet
+	$(MAKE) --no-print-directory loom
+	$(CARGO) nextest run --workspace --no-fail-fast
+else
+	$(CARGO) test --workspace --doc --quiet
+	$(MAKE) --no-print-directory loom
+	$(CARGO) test --workspace --lib --bins --tests --no-fail-fast
+endif
+
+programs: ## Builds the programs that the tests start
+	$(CARGO) build --workspace --bins
+
+lint: ## Formatting, clippy, rustdoc: without a warning
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+
+loom: ## The edge's gate under every interleaving that matters
+	RUSTFLAGS="--cfg loom" $(CARGO) test --package flocker-proxy --lib --release --target-dir target/loom gate
+
+deny: ## Licences, bans and sources of dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+
+packages: ## Installs the Debian packages that demo and tests use, where one may
+	@scripts/packages
