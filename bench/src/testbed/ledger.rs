@@ -47,13 +47,14 @@ pub(crate) struct Run {
     pub(crate) logs: PathBuf,
     /// Its owner: this process.
     pub(crate) owner: Owner,
-    /// A number that no other living run on this machine has.
+    /// The number in its name.
     pub(crate) number: u32,
 }
 
 impl Run {
     /// Makes the folder of a new run under `parent`.
     pub(crate) fn begin(parent: &Path) -> Result<Self> {
+        // A process may have several, each under a parent folder of its own.
         let number = std::process::id();
         let pid = i32::try_from(number).context("a pid is beyond its type")?;
         let started = process::find(pid)

@@ -111,9 +111,12 @@ impl Testbed {
     pub fn begin(choice: &Choice, folders: Folders) -> Result<(Self, Vec<String>)> {
         let swept = ledger::sweep(&folders.output);
         let run = ledger::Run::begin(&folders.output)?;
-        // 1 to 250: loopback beds of runs at the same time have addresses of their own.
-        let third = u8::try_from(run.number % 250).unwrap_or(0) + 1;
-        let plan = Plan::new(choice.ground, choice.storage, choice.runtime, third);
+        let plan = Plan::new(
+            choice.ground,
+            choice.storage,
+            choice.runtime,
+            free_third(run.number),
+        );
         let bed = Self {
             plan,
             folders,
@@ -371,6 +374,25 @@ impl Testbed {
         }
         left
     }
+}
+
+/// A number for the loopback addresses of a bed that no other bed is using: beds of runs
+/// at the same time have addresses of their own.
+fn free_third(run: u32) -> u8 {
+    let candidates = (0..250).map(|n| u8::try_from((run + n) % 250).unwrap_or(0) + 1);
+    candidates
+        .clone()
+        .find(|third| {
+            let plan = Plan::new(
+                Ground::Loopback,
+                Storage::Directory,
+                Runtime::Process,
+                *third,
+            );
+            std::net::TcpListener::bind(plan.control()).is_ok()
+        })
+        .or_else(|| candidates.clone().next())
+        .unwrap_or(1)
 }
 
 /// What becomes of a bed's logs.
