@@ -1,6 +1,22 @@
 //! What the edge decides, without sockets, clocks or threads.
+//!
+//! | module | duty |
+//! | --- | --- |
+//! | [`sniff`], [`host`], [`http`] | bytes to verdicts |
+//! | [`table`] | which route a key leads to |
+//! | [`gate`] | who is admitted, parked or refused |
+//! | [`session`] | one connection: events in, actions out |
 
+pub mod gate;
 pub mod host;
 pub mod http;
+pub mod session;
 pub mod sniff;
 pub mod table;
+
+/// A point in time for tests of machines that are given the time.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "where virtual time begins")]
+pub(crate) fn test_clock() -> std::time::Instant {
+    std::time::Instant::now()
+}

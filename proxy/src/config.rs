@@ -1,0 +1,274 @@
+//! The edge's configuration: the file form, and the checked form that everything else uses.
+//!
+//! `config/proxy.toml` is the documented sample of every key.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use flocker_api::{
+    config::{ConfigError, load},
+    name::EdgeName,
+    route::Route,
+};
+use serde::Deserialize;
+
+use crate::logic::{http::HEADERS_MAX, session::SessionLimits};
+
+/// Most worker threads.
+const WORKERS_MAX: usize = 1024;
+/// Least of what a head may be limited to, in bytes.
+const HEAD_BYTES_MIN: usize = 512;
+/// Most of it.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// The file form.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: EdgeName,
+    #[serde(default)]
+    workers: usize,
+    #[serde(default)]
+    listen: ListenFile,
+    #[serde(default)]
+    admin: AdminFile,
+    #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
+    route: Vec<Route>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ListenFile {
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+    tcp: Vec<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AdminFile {
+    socket: PathBuf,
+    tcp: Option<SocketAddr>,
+}
+
+impl Default for AdminFile {
+    fn default() -> Self {
+        Self {
+            socket: "/run/flocker/edge.sock".into(),
+            tcp: None,
+        }
+    }
+}
+
+/// Every limit and timeout, with its default.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LimitsFile {
+    sessions: usize,
+    head_bytes: usize,
+    headers: usize,
+    head_timeout_ms: u64,
+    keep_alive_ms: u64,
+    body_timeout_ms: u64,
+    response_timeout_ms: u64,
+    hello_bytes: usize,
+    hello_timeout_ms: u64,
+    connect_timeout_ms: u64,
+    connect_hold_ms: u64,
+    tcp_idle_ms: u64,
+    upstream_idle_ms: u64,
+    upstream_idle_count: usize,
+    pipes: usize,
+    linger_ms: u64,
+    drain_ms: u64,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self {
+            sessions: 100_000,
+            head_bytes: 16 << 10,
+            headers: 100,
+            head_timeout_ms: 10_000,
+            keep_alive_ms: 75_000,
+            body_timeout_ms: 30_000,
+            response_timeout_ms: 60_000,
+            hello_bytes: 16 << 10,
+            hello_timeout_ms: 10_000,
+            connect_timeout_ms: 3_000,
+            connect_hold_ms: 10_000,
+            tcp_idle_ms: 3_600_000,
+            upstream_idle_ms: 4_000,
+            upstream_idle_count: 256,
+            pipes: 32,
+            linger_ms: 1_000,
+            drain_ms: 30_000,
+        }
+    }
+}
+
+/// The checked form.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The edge's name.
+    pub name: EdgeName,
+    /// Threads; at least one.
+    pub workers: usize,
+    /// Where HTTP is listened for.
+    pub http: Vec<SocketAddr>,
+    /// Where TLS is listened for.
+    pub https: Vec<SocketAddr>,
+    /// At which addresses `tcp:PORT` routes listen.
+    pub tcp: Vec<IpAddr>,
+    /// The admin API's unix socket.
+    pub admin_socket: PathBuf,
+    /// The admin API's TCP address, in clear.
+    pub admin_tcp: Option<SocketAddr>,
+    /// Routes that are there from the start.
+    pub routes: Vec<Route>,
+    /// How long a stopping edge waits for what is in flight.
+    pub drain: Duration,
+    sessions: usize,
+    pipes: usize,
+    worker: WorkerLimits,
+}
+
+/// Limits of one worker.
+#[derive(Debug, Clone)]
+pub struct WorkerLimits {
+    /// Limits of a session.
+    pub session: SessionLimits,
+    /// Most sessions.
+    pub sessions: usize,
+    /// Most pipes for splice.
+    pub pipes: usize,
+    /// How long an upstream connection is kept idle.
+    pub upstream_idle: Duration,
+    /// Most idle connections to one upstream.
+    pub upstream_idle_count: usize,
+    /// How long a closed session may take to deliver what is left.
+    pub linger: Duration,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Names the file, the key and what would be right.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        check(load(path)?).map_err(|reason| ConfigError::Value {
+            path: path.to_owned(),
+            reason,
+        })
+    }
+
+    /// The part of the limits that one worker has.
+    #[must_use]
+    pub fn worker_limits(&self) -> WorkerLimits {
+        WorkerLimits {
+            sessions: self.sessions.div_ceil(self.workers),
+            pipes: self.pipes / self.workers,
+            ..self.worker.clone()
+        }
+    }
+}
+
+fn check(file: File) -> Result<Config, String> {
+    check_limits(&file.limits)?;
+    if file.workers > WORKERS_MAX {
+        let workers = file.workers;
+        return Err(format!(
+            "workers is {workers}: it must be at most {WORKERS_MAX}"
+        ));
+    }
+    if !file.admin.socket.is_absolute() {
+        let socket = file.admin.socket.display();
+        return Err(format!("admin.socket is '{socket}': give an absolute path"));
+    }
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let limits = file.limits;
+    Ok(Config {
+        workers: match file.workers {
+            0 => cores,
+            workers => workers,
+        },
+        name: file.name,
+        http: file.listen.http,
+        https: file.listen.https,
+        tcp: file.listen.tcp,
+        admin_socket: file.admin.socket,
+        admin_tcp: file.admin.tcp,
+        routes: file.route,
+        drain: Duration::from_millis(limits.drain_ms),
+        sessions: limits.sessions,
+        pipes: limits.pipes,
+        worker: limits.into(),
+    })
+}
+
+fn check_limits(limits: &LimitsFile) -> Result<(), String> {
+    let positive = [
+        ("sessions", limits.sessions as u64),
+        ("head_timeout_ms", limits.head_timeout_ms),
+        ("keep_alive_ms", limits.keep_alive_ms),
+        ("body_timeout_ms", limits.body_timeout_ms),
+        ("response_timeout_ms", limits.response_timeout_ms),
+        ("hello_timeout_ms", limits.hello_timeout_ms),
+        ("connect_timeout_ms", limits.connect_timeout_ms),
+        ("tcp_idle_ms", limits.tcp_idle_ms),
+    ];
+    for (key, value) in positive {
+        if value == 0 {
+            return Err(format!("limits.{key} is 0: it must be at least 1"));
+        }
+    }
+    if !(1..=HEADERS_MAX).contains(&limits.headers) {
+        let headers = limits.headers;
+        return Err(format!(
+            "limits.headers is {headers}: it must be 1 to {HEADERS_MAX}"
+        ));
+    }
+    for (key, bytes) in [
+        ("head_bytes", limits.head_bytes),
+        ("hello_bytes", limits.hello_bytes),
+    ] {
+        if !(HEAD_BYTES_MIN..=HEAD_BYTES_MAX).contains(&bytes) {
+            return Err(format!(
+                "limits.{key} is {bytes}: it must be {HEAD_BYTES_MIN} to {HEAD_BYTES_MAX}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl From<LimitsFile> for WorkerLimits {
+    fn from(limits: LimitsFile) -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            session: SessionLimits {
+                head_bytes: limits.head_bytes,
+                headers: limits.headers,
+                head_timeout: ms(limits.head_timeout_ms),
+                keep_alive: ms(limits.keep_alive_ms),
+                body_timeout: ms(limits.body_timeout_ms),
+                response_timeout: ms(limits.response_timeout_ms),
+                connect_timeout: ms(limits.connect_timeout_ms),
+                connect_hold: ms(limits.connect_hold_ms),
+                tcp_idle: ms(limits.tcp_idle_ms),
+                hello_bytes: limits.hello_bytes,
+                hello_timeout: ms(limits.hello_timeout_ms),
+            },
+            sessions: limits.sessions,
+            pipes: limits.pipes,
+            upstream_idle: ms(limits.upstream_idle_ms),
+            upstream_idle_count: limits.upstream_idle_count,
+            linger: ms(limits.linger_ms),
+        }
+    }
+}

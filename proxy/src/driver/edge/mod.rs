@@ -1,0 +1,339 @@
+//! The running edge: its workers, its table and its gates, and the verbs that change them.
+//!
+//! Verbs are carried out one at a time, under one lock that no worker ever takes. Those that
+//! wait (a quiesce, a paced release, a pause's deadline) wait outside it.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "verbs read the clock and hand it to gates"
+)]
+
+mod error;
+mod gates;
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use flocker_api::{
+    edge::{EdgeStatus, ListenerKind, ListenerStatus, RouteStatus, RouteTable},
+    gate::Token,
+    route::{Generation, Operation, RouteKey, Transaction},
+};
+use tokio::sync::Notify;
+
+pub use self::error::{EdgeError, StartError};
+use super::{
+    listener::{self, Listener},
+    live::Live,
+    worker::{Mail, Mailbox, Worker, deliver},
+};
+use crate::{
+    config::Config,
+    logic::{
+        gate::{Bell, Call, Gate},
+        session::Table,
+    },
+    metrics::Counters,
+};
+
+/// See the module.
+pub struct Edge {
+    config: Config,
+    live: Live,
+    mailboxes: Vec<Mailbox>,
+    counters: Vec<Arc<Counters>>,
+    bell: Arc<Ringer>,
+    started: Instant,
+    change: Mutex<Change>,
+}
+
+/// What only verbs need.
+struct Change {
+    listeners: Vec<ListenerStatus>,
+    /// The newest token of any gate, also of those that are gone.
+    token: Token,
+    draining: bool,
+}
+
+#[derive(Default)]
+struct Ringer(Notify);
+
+impl Bell for Ringer {
+    fn ring(&self) {
+        self.0.notify_waiters();
+    }
+}
+
+impl Edge {
+    /// Binds everything, starts the workers and serves the routes of the configuration.
+    ///
+    /// # Errors
+    /// Names the address that cannot be bound or the route that cannot be served.
+    pub fn start(config: Config) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), StartError> {
+        let live = Live::new(Table::new());
+        let mut mailboxes = Vec::new();
+        let mut counters = Vec::new();
+        let mut workers = Vec::new();
+        for number in 0..config.workers {
+            let mine = Arc::new(Counters::default());
+            let (worker, mailbox) = Worker::new(number, &config, live.reader(), Arc::clone(&mine))
+                .map_err(StartError::Worker)?;
+            workers.push(worker);
+            mailboxes.push(mailbox);
+            counters.push(mine);
+        }
+        let edge = Arc::new(Self {
+            live,
+            mailboxes,
+            counters,
+            bell: Arc::default(),
+            started: Instant::now(),
+            change: Mutex::new(Change {
+                listeners: Vec::new(),
+                token: Token(0),
+                draining: false,
+            }),
+            config,
+        });
+        edge.open_fixed_listeners()?;
+        let operations = edge.config.routes.iter().cloned();
+        let operations: Vec<_> = operations.map(|route| Operation::Add { route }).collect();
+        if !operations.is_empty() {
+            edge.transact(&Transaction {
+                against: None,
+                operations,
+            })?;
+        }
+        let mut threads = Vec::new();
+        for (number, worker) in workers.into_iter().enumerate() {
+            let thread = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || worker.run())
+                .map_err(StartError::Worker)?;
+            threads.push(thread);
+        }
+        Ok((edge, threads))
+    }
+
+    fn open_fixed_listeners(&self) -> Result<(), StartError> {
+        let http = self.config.http.iter().map(|a| (*a, ListenerKind::Http));
+        let https = self.config.https.iter().map(|a| (*a, ListenerKind::Https));
+        for (address, kind) in http.chain(https) {
+            let sockets = listener::bind(address, kind, self.config.workers)?;
+            self.serve(&mut self.lock(), sockets);
+        }
+        Ok(())
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Counters of all workers.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn table(&self) -> Arc<Table> {
+        self.live.load()
+    }
+
+    /// Whether it still accepts connections.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.lock().draining
+    }
+
+    /// The edge as a whole.
+    #[must_use]
+    pub fn status(&self) -> EdgeStatus {
+        let table = self.live.load();
+        let sum = |pick: fn(&Counters) -> u64| self.counters.iter().map(|c| pick(c)).sum();
+        EdgeStatus {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            generation: table.generation(),
+            routes: table.len() as u64,
+            sessions: sum(|c| c.sessions.value()),
+            parked: sum(|c| c.parked.value()),
+            workers: self.config.workers,
+            listeners: self.lock().listeners.clone(),
+        }
+    }
+
+    /// The whole table, by key.
+    #[must_use]
+    pub fn routes(&self) -> RouteTable {
+        let table = self.live.load();
+        let now = Instant::now();
+        let mut routes: Vec<_> = table
+            .entries()
+            .map(|entry| RouteStatus {
+                route: entry.route.clone(),
+                gate: entry.gate.status(now),
+                requests: entry.gate.stats.requests.value(),
+                failed: entry.gate.stats.failed.value(),
+            })
+            .collect();
+        routes.sort_by(|a, b| a.route.key.cmp(&b.route.key));
+        RouteTable {
+            generation: table.generation(),
+            routes,
+        }
+    }
+
+    /// One route.
+    ///
+    /// # Errors
+    /// There is none of this key.
+    pub fn route(&self, key: &RouteKey) -> Result<RouteStatus, EdgeError> {
+        let table = self.live.load();
+        let entry = table
+            .get(key)
+            .ok_or_else(|| EdgeError::NoRoute(key.clone()))?;
+        Ok(RouteStatus {
+            route: entry.route.clone(),
+            gate: entry.gate.status(Instant::now()),
+            requests: entry.gate.stats.requests.value(),
+            failed: entry.gate.stats.failed.value(),
+        })
+    }
+
+    /// Changes the table: all or nothing. Ports of new `tcp` routes are bound before anything
+    /// else is done, so that one that is taken changes nothing.
+    ///
+    /// # Errors
+    /// Names the generation, the route or the address that stands against it.
+    pub fn transact(&self, transaction: &Transaction) -> Result<Generation, EdgeError> {
+        let mut change = self.lock();
+        let old = self.live.load();
+        let bell = &self.bell;
+        let new = old.apply(transaction, |_| {
+            Arc::new(Gate::new(Arc::clone(bell) as Arc<dyn Bell>))
+        })?;
+        let keys: HashSet<&RouteKey> = transaction.operations.iter().map(Operation::key).collect();
+
+        let mut opened = Vec::new();
+        for key in &keys {
+            if let RouteKey::Tcp(port) = key
+                && old.get(key).is_none()
+                && new.get(key).is_some()
+            {
+                opened.append(&mut self.bind_port(port.get())?);
+            }
+        }
+        let generation = new.generation();
+        let after = new.clone();
+        self.live.publish(new);
+        self.serve(&mut change, opened);
+        for key in keys {
+            self.settle(&mut change, &old, &after, key);
+        }
+        Ok(generation)
+    }
+
+    /// What a change of the table means for one route's gate, listeners and idle connections.
+    fn settle(&self, change: &mut Change, old: &Table, new: &Table, key: &RouteKey) {
+        let Some(before) = old.get(key) else {
+            return;
+        };
+        match new.get(key) {
+            Some(after) if Arc::ptr_eq(&before.gate, &after.gate) => {
+                if before.route.upstreams != after.route.upstreams {
+                    after.gate.retarget();
+                    self.forget(&before.route.upstreams, &after.route.upstreams);
+                }
+            }
+            after => {
+                self.deliver(before.gate.remove());
+                self.forget(&before.route.upstreams, &[]);
+                if let (None, RouteKey::Tcp(port)) = (after, key) {
+                    self.close_port(change, port.get());
+                }
+            }
+        }
+    }
+
+    fn bind_port(&self, port: u16) -> Result<Vec<Listener>, EdgeError> {
+        if self.config.tcp.is_empty() {
+            return Err(EdgeError::NoTcpAddress(port));
+        }
+        let mut opened = Vec::new();
+        for ip in &self.config.tcp {
+            let address = SocketAddr::new(*ip, port);
+            opened.append(&mut listener::bind(
+                address,
+                ListenerKind::Tcp,
+                self.config.workers,
+            )?);
+        }
+        Ok(opened)
+    }
+
+    /// Spreads bound sockets over the workers.
+    fn serve(&self, change: &mut Change, sockets: Vec<Listener>) {
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let worker = index % self.config.workers;
+            if worker == 0 {
+                change.listeners.push(ListenerStatus {
+                    address: socket.address,
+                    kind: socket.kind,
+                });
+            }
+            self.mailboxes[worker].send(Mail::Listen(socket));
+        }
+    }
+
+    fn close_port(&self, change: &mut Change, port: u16) {
+        change.listeners.retain(|listener| {
+            let closes = listener.kind == ListenerKind::Tcp && listener.address.port() == port;
+            if closes {
+                for mailbox in &self.mailboxes {
+                    mailbox.send(Mail::Unlisten(listener.address));
+                }
+            }
+            !closes
+        });
+    }
+
+    /// Has idle connections to upstreams closed that a route does not lead to any more.
+    fn forget(&self, before: &[SocketAddr], after: &[SocketAddr]) {
+        let gone = before.iter().filter(|to| !after.contains(to));
+        let gone: Vec<_> = gone.copied().collect();
+        if gone.is_empty() {
+            return;
+        }
+        for mailbox in &self.mailboxes {
+            mailbox.send(Mail::Forget(gone.clone()));
+        }
+    }
+
+    fn deliver(&self, calls: Vec<Call>) {
+        deliver(&self.mailboxes, calls);
+    }
+
+    /// Accepts nothing more; the workers stop when nothing is in flight, or after this long.
+    pub fn drain(&self, within: Duration) {
+        let mut change = self.lock();
+        change.draining = true;
+        change.listeners.clear();
+        for mailbox in &self.mailboxes {
+            mailbox.send(Mail::Drain(Instant::now() + within));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Change> {
+        // What it guards is whole after every statement.
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

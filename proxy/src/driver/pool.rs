@@ -1,0 +1,127 @@
+//! Idle upstream connections of one worker, youngest first out.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::relay::Conn;
+
+/// An upstream connection, in use or idle.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its number; the worker's token for it.
+    pub id: usize,
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// The socket.
+    pub conn: Conn,
+    /// The connect is under way.
+    pub connecting: bool,
+    /// Since when it is idle.
+    pub idle_since: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool {
+    idle: HashMap<SocketAddr, Vec<Upstream>>,
+    count: usize,
+    per_address_max: usize,
+    idle_max: Duration,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(per_address_max: usize, idle_max: Duration) -> Self {
+        Self {
+            idle: HashMap::new(),
+            count: 0,
+            per_address_max,
+            idle_max,
+        }
+    }
+
+    /// The youngest idle connection to an address.
+    pub fn take(&mut self, address: SocketAddr, now: Instant) -> Option<Upstream> {
+        let list = self.idle.get_mut(&address)?;
+        let upstream = list.pop()?;
+        self.count -= 1;
+        // The youngest is too old: so are the others, and the sweep will find them.
+        let fresh = upstream
+            .idle_since
+            .is_some_and(|since| now.saturating_duration_since(since) < self.idle_max);
+        if fresh {
+            return Some(upstream);
+        }
+        self.count += 1;
+        list.push(upstream);
+        None
+    }
+
+    /// Keeps a connection; gives back the one for which there is no room.
+    #[must_use]
+    pub fn put(&mut self, mut upstream: Upstream, now: Instant) -> Option<Upstream> {
+        let list = self.idle.entry(upstream.address).or_default();
+        if list.len() >= self.per_address_max {
+            return Some(upstream);
+        }
+        upstream.idle_since = Some(now);
+        list.push(upstream);
+        self.count += 1;
+        None
+    }
+
+    /// Takes out a certain connection.
+    pub fn remove(&mut self, address: SocketAddr, id: usize) -> Option<Upstream> {
+        let list = self.idle.get_mut(&address)?;
+        let index = list.iter().position(|upstream| upstream.id == id)?;
+        self.count -= 1;
+        Some(list.remove(index))
+    }
+
+    /// Takes out all connections to an address.
+    pub fn forget(&mut self, address: SocketAddr) -> Vec<Upstream> {
+        let list = self.idle.remove(&address).unwrap_or_default();
+        self.count -= list.len();
+        list
+    }
+
+    /// Takes out what has been idle for too long.
+    pub fn sweep(&mut self, now: Instant) -> Vec<Upstream> {
+        let mut old = Vec::new();
+        let idle_max = self.idle_max;
+        self.idle.retain(|_, list| {
+            // Oldest first, since the youngest is pushed and popped at the end.
+            let fresh = list.partition_point(|upstream| {
+                upstream
+                    .idle_since
+                    .is_none_or(|since| now.saturating_duration_since(since) >= idle_max)
+            });
+            old.extend(list.drain(..fresh));
+            !list.is_empty()
+        });
+        self.count -= old.len();
+        old
+    }
+
+    /// Takes out everything.
+    pub fn clear(&mut self) -> Vec<Upstream> {
+        self.count = 0;
+        self.idle.drain().flat_map(|(_, list)| list).collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}

@@ -1,0 +1,453 @@
+//! Bytes from one socket to the other. No protocol and no route is known in here.
+//!
+//! A direction starts by copying through the worker's buffer. Once it streams (two reads of
+//! [`STREAM_READ`] or more in a row) it borrows a pipe and goes by splice(2); an empty pipe
+//! goes back to the pool whenever the direction blocks, and without pipes it goes on copying.
+//!
+//! What is easily got wrong, and therefore kept here in one place:
+//! * EAGAIN of a splice into a pipe that holds bytes says nothing of the socket: the pipe may be
+//!   full. Only with an empty pipe does it mean "not readable".
+//! * The end of a stream is reported after its pipe is empty, and so is the last byte of a
+//!   counted stretch: what is written next must not overtake what is in the pipe.
+//! * SPLICE_F_MORE is never given: it corks the last segment.
+//! * A short read means that the socket is empty, unless its peer has announced the end.
+
+use std::{
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::fd::OwnedFd,
+};
+
+use mio::net::TcpStream;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+/// A read of at least this many bytes counts as streaming.
+pub const STREAM_READ: usize = 32 << 10;
+/// So many of them in a row, and the direction goes by splice.
+const STREAK: u8 = 2;
+/// So many small splices in a row, and it goes back to copying.
+const SMALL_STREAK: u8 = 4;
+/// Bytes that a pipe is asked to hold.
+const PIPE_BYTES: usize = 1 << 20;
+/// A pipe that got less than this (see pipe-user-pages-soft in pipe(7)) is not worth its
+/// system calls.
+const PIPE_BYTES_MIN: usize = 64 << 10;
+/// Most bytes of one read after a write was cut short: a slow reader shall not fill memory.
+const SLOW_READ: usize = 32 << 10;
+
+/// A connected socket and what is known of it.
+#[derive(Debug)]
+pub struct Conn {
+    /// The socket.
+    pub stream: TcpStream,
+    /// A read may find something.
+    pub readable: bool,
+    /// A write may find room.
+    pub writable: bool,
+    /// The peer has announced its end; what it sent before may still have to be read.
+    pub hangup: bool,
+    /// The kernel has reported an error.
+    pub failed: bool,
+    /// The end has been read.
+    pub eof: bool,
+    /// To be shut for writing once everything is written.
+    pub finish: bool,
+    /// It has been shut, or writing has failed.
+    pub shut: bool,
+}
+
+impl Conn {
+    /// A connection of which nothing is known yet.
+    #[must_use]
+    pub fn new(stream: TcpStream, writable: bool) -> Self {
+        Self {
+            stream,
+            readable: false,
+            writable,
+            hangup: false,
+            failed: false,
+            eof: false,
+            finish: false,
+            shut: false,
+        }
+    }
+
+    /// Reads into `buffer`; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => {
+                    self.eof = true;
+                    self.readable = false;
+                    return Ok(Some(0));
+                }
+                Ok(count) => {
+                    // A short read has emptied the socket; what comes later is a new edge.
+                    if count < buffer.len() && !self.hangup {
+                        self.readable = false;
+                    }
+                    return Ok(Some(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.readable = false;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Writes what it can.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() && self.writable {
+            match self.stream.write(&bytes[done..]) {
+                Ok(count) => {
+                    done += count;
+                    if done < bytes.len() {
+                        self.writable = false;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Bytes on their way to one side.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Written by the session or left over from a copy; goes first.
+    pub out: Vec<u8>,
+    /// How much of `out` has gone.
+    pub out_done: usize,
+    pipe: Option<Pipe>,
+    streak: u8,
+    small: u8,
+    slow: bool,
+}
+
+impl Flow {
+    /// Whether nothing is on its way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.held() == 0
+    }
+
+    /// Bytes that are on their way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.out.len() - self.out_done + self.held()
+    }
+
+    fn held(&self) -> usize {
+        self.pipe.as_ref().map_or(0, |pipe| pipe.held)
+    }
+
+    /// Forgets what is on its way. A pipe that holds bytes is closed.
+    pub fn clear(&mut self, pipes: &mut Pipes) {
+        self.out = Vec::new();
+        self.out_done = 0;
+        self.streak = 0;
+        if let Some(pipe) = self.pipe.take() {
+            pipes.put(pipe);
+        }
+    }
+
+    /// Delivers what is on its way, then shuts the socket if that was asked for.
+    /// Answers how many bytes went out of the pipe.
+    ///
+    /// # Errors
+    /// As the kernel says; nothing more can be written then.
+    pub fn flush(&mut self, to: &mut Conn, pipes: &mut Pipes) -> io::Result<u64> {
+        if !self.out.is_empty() && to.writable {
+            self.out_done += to.write(&self.out[self.out_done..])?;
+            if self.out_done == self.out.len() {
+                self.out_done = 0;
+                pipes.spare(std::mem::take(&mut self.out));
+            }
+        }
+        let mut moved = 0;
+        if self.out.is_empty() && self.held() > 0 {
+            moved = self.drain(to)?;
+        }
+        if self.held() == 0
+            && let Some(pipe) = self.pipe.take()
+        {
+            pipes.put(pipe);
+        }
+        if to.finish && !to.shut && self.is_empty() {
+            to.shut = true;
+            // Fails only if the peer is gone already, which reading tells as well.
+            drop(to.stream.shutdown(Shutdown::Write));
+        }
+        Ok(moved)
+    }
+
+    /// Pipe to socket, until it is empty or the socket is full.
+    fn drain(&mut self, to: &mut Conn) -> io::Result<u64> {
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(0);
+        };
+        let mut moved = 0;
+        while pipe.held > 0 && to.writable {
+            let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+            match splice(&pipe.read, None, &to.stream, None, pipe.held, flags) {
+                Ok(count) => {
+                    pipe.held = pipe.held.saturating_sub(count);
+                    moved += count as u64;
+                }
+                Err(rustix::io::Errno::AGAIN) => to.writable = false,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(moved)
+    }
+}
+
+/// What a pump came to.
+#[derive(Debug)]
+pub struct Pumped {
+    /// Bytes delivered, or left in the flow's `out`.
+    pub bytes: u64,
+    /// Why it stopped.
+    pub stop: Stop,
+}
+
+/// Why a pump stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// Either socket is not ready.
+    Blocked,
+    /// The budget is used up; there may be more.
+    Budget,
+    /// All that was asked for is done.
+    Complete,
+    /// The source has ended and everything of it is delivered or in `out`.
+    Eof,
+    /// The source is lost.
+    Unreadable,
+    /// The destination is lost.
+    Unwritable,
+}
+
+/// Moves up to `length` bytes (all, if `None`) from one socket to the other.
+pub fn pump(
+    from: &mut Conn,
+    to: &mut Conn,
+    flow: &mut Flow,
+    length: Option<u64>,
+    budget: usize,
+    tools: &mut Tools<'_>,
+) -> Pumped {
+    let mut bytes = 0;
+    let stop = loop {
+        match flow.flush(to, tools.pipes) {
+            Ok(moved) => bytes += moved,
+            Err(_) => break Stop::Unwritable,
+        }
+        let left = length.map_or(u64::MAX, |length| length - bytes);
+        if left == 0 {
+            break Stop::Complete;
+        }
+        if !flow.is_empty() {
+            break Stop::Blocked;
+        }
+        if from.eof {
+            break Stop::Eof;
+        }
+        if !from.readable {
+            break Stop::Blocked;
+        }
+        if bytes >= budget as u64 {
+            break Stop::Budget;
+        }
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let step = match flow.streak >= STREAK {
+            true => fill(from, flow, left, tools),
+            false => copy(from, to, flow, left, tools),
+        };
+        match step {
+            Ok(copied) => bytes += copied,
+            Err(stop) => break stop,
+        }
+    };
+    Pumped { bytes, stop }
+}
+
+/// One read and one write. What the write leaves goes to the flow.
+fn copy(
+    from: &mut Conn,
+    to: &mut Conn,
+    flow: &mut Flow,
+    left: usize,
+    tools: &mut Tools<'_>,
+) -> Result<u64, Stop> {
+    let most = match flow.slow {
+        true => SLOW_READ,
+        false => tools.buffer.len(),
+    };
+    let buffer = &mut tools.buffer[..most.min(left)];
+    let count = match from.read(buffer) {
+        // The loop sees the flags that the read has set.
+        Ok(None | Some(0)) => return Ok(0),
+        Ok(Some(count)) => count,
+        Err(_) => return Err(Stop::Unreadable),
+    };
+    flow.streak = match count >= STREAM_READ {
+        true => flow.streak.saturating_add(1),
+        false => 0,
+    };
+    let written = to
+        .write(&buffer[..count])
+        .map_err(|_error| Stop::Unwritable)?;
+    flow.slow = written < count;
+    if flow.slow {
+        flow.out.extend_from_slice(&buffer[written..count]);
+    }
+    Ok(count as u64)
+}
+
+/// One splice into the (empty) pipe; the loop flushes it.
+fn fill(from: &mut Conn, flow: &mut Flow, left: usize, tools: &mut Tools<'_>) -> Result<u64, Stop> {
+    if flow.pipe.is_none() {
+        flow.pipe = tools.pipes.take();
+    }
+    let Some(pipe) = &mut flow.pipe else {
+        // No pipe to be had: two more large reads before the next try.
+        flow.streak = 0;
+        return Ok(0);
+    };
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    match splice(
+        &from.stream,
+        None,
+        &pipe.write,
+        None,
+        PIPE_BYTES.min(left),
+        flags,
+    ) {
+        Ok(0) => {
+            from.eof = true;
+            from.readable = false;
+        }
+        Ok(count) => {
+            pipe.held += count;
+            flow.small = match count < STREAM_READ {
+                true => flow.small + 1,
+                false => 0,
+            };
+            if flow.small >= SMALL_STREAK {
+                flow.small = 0;
+                flow.streak = 0;
+            }
+        }
+        // The pipe is empty, so it is the socket that has nothing.
+        Err(rustix::io::Errno::AGAIN) => from.readable = false,
+        Err(rustix::io::Errno::INTR) => {}
+        // Some kinds of socket cannot be spliced.
+        Err(rustix::io::Errno::INVAL) => flow.streak = 0,
+        Err(_) => return Err(Stop::Unreadable),
+    }
+    Ok(0)
+}
+
+/// What a worker lends to its relays.
+#[derive(Debug)]
+pub struct Tools<'a> {
+    /// The read buffer.
+    pub buffer: &'a mut [u8],
+    /// The pipes.
+    pub pipes: &'a mut Pipes,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+/// A bounded pool of pipes, and of buffers that have been used.
+#[derive(Debug)]
+pub struct Pipes {
+    idle: Vec<Pipe>,
+    /// How many more may be made.
+    left: usize,
+    buffers: Vec<Vec<u8>>,
+}
+
+/// Buffers that are kept for the next short write.
+const SPARE_BUFFERS: usize = 64;
+/// A buffer that has grown beyond this is not kept.
+const SPARE_BYTES: usize = 64 << 10;
+
+impl Pipes {
+    /// A pool of at most `count` pipes, made when first needed.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self {
+            idle: Vec::new(),
+            left: count,
+            buffers: Vec::new(),
+        }
+    }
+
+    fn take(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.idle.pop() {
+            return Some(pipe);
+        }
+        if self.left == 0 {
+            return None;
+        }
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        let bytes = fcntl_setpipe_size(&write, PIPE_BYTES)
+            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&write))
+            .unwrap_or(0);
+        if bytes < PIPE_BYTES_MIN {
+            return None;
+        }
+        self.left -= 1;
+        Some(Pipe {
+            read,
+            write,
+            held: 0,
+        })
+    }
+
+    fn put(&mut self, pipe: Pipe) {
+        match pipe.held {
+            0 => self.idle.push(pipe),
+            // Its bytes belong to nobody any more; closing it is the only way to be rid of them.
+            _ => self.left += 1,
+        }
+    }
+
+    /// Takes back a buffer that has been written out.
+    pub fn spare(&mut self, mut buffer: Vec<u8>) {
+        if (1..=SPARE_BYTES).contains(&buffer.capacity()) && self.buffers.len() < SPARE_BUFFERS {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Lends an empty buffer.
+    #[must_use]
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+}

@@ -1,0 +1,492 @@
+//! One worker: a thread with its own loop, listeners, sessions, upstream connections and
+//! timers. It turns readiness, timers and mail into events for sessions and carries out what
+//! they answer; workers share nothing but the table and the gates.
+//!
+//! A turn of the loop: mark what epoll says is ready, run each of those sessions within its
+//! budget of bytes, then the mail, then the timers. A session that has used up its budget is
+//! run again after the others. Nothing is freed while readiness is being marked, so an event
+//! can never meet a slot's next tenant.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the loop reads the clock once per turn and hands it to sessions"
+)]
+
+mod slot;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use flocker_api::edge::ListenerKind;
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+
+use self::slot::Slot;
+use super::{
+    listener::Listener,
+    live::Reader,
+    pool::{Pool, Upstream},
+    relay::{Conn, Pipes},
+    timers::{Alarm, Timers},
+};
+use crate::{
+    config::{Config, WorkerLimits},
+    logic::{
+        gate::{Call, Gate, Seat},
+        session::{Action, Cx, Event, Session, http, opaque},
+    },
+    metrics::Counters,
+};
+
+/// Connections accepted from one listener in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Events taken from the kernel in one turn.
+const EVENTS_PER_TURN: usize = 1024;
+/// How long accepting rests when there are no descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// How often idle upstream connections are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The worker's read buffer.
+const BUFFER_BYTES: usize = 256 << 10;
+
+const KIND_DOWNSTREAM: usize = 0;
+const KIND_UPSTREAM: usize = 1;
+const KIND_LISTENER: usize = 2;
+const KIND_WAKER: usize = 3;
+
+fn token(kind: usize, index: usize) -> Token {
+    Token(index << 2 | kind)
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Mail {
+    /// Accept from this socket, too.
+    Listen(Listener),
+    /// Close the socket of this address.
+    Unlisten(SocketAddr),
+    /// Gates have answered these.
+    Calls(Vec<Call>),
+    /// End what is opaque and established at this gate.
+    Quiesce(Arc<Gate>),
+    /// Close idle connections to these upstreams.
+    Forget(Vec<SocketAddr>),
+    /// Accept nothing more, and stop when nothing is left or at this time.
+    Drain(Instant),
+}
+
+/// Sends mail to a worker.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    sender: mpsc::Sender<Mail>,
+    waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    /// Sends; a worker that has stopped gets nothing.
+    pub fn send(&self, mail: Mail) {
+        if self.sender.send(mail).is_ok() {
+            // Fails only if the eventfd is gone, and then the worker is.
+            drop(self.waker.wake());
+        }
+    }
+}
+
+enum Owner {
+    Session(usize),
+    Idle(SocketAddr),
+}
+
+struct Accepting {
+    socket: mio::net::TcpListener,
+    address: SocketAddr,
+    kind: ListenerKind,
+    /// There may be something in its queue.
+    ready: bool,
+}
+
+/// See the module.
+pub struct Worker {
+    number: usize,
+    poll: Poll,
+    mail: mpsc::Receiver<Mail>,
+    tables: Reader,
+    limits: WorkerLimits,
+    counters: Arc<Counters>,
+    listeners: Slab<Accepting>,
+    sessions: Slab<Option<Box<Slot>>>,
+    upstreams: Slab<Owner>,
+    pool: Pool,
+    pipes: Pipes,
+    timers: Timers,
+    buffer: Box<[u8]>,
+    actions: Vec<Action>,
+    /// Sessions to run in this turn.
+    ready: Vec<usize>,
+    /// Sessions that have used up their budget.
+    again: Vec<usize>,
+    serial: u64,
+    sweeping: bool,
+    resting: bool,
+    drain_until: Option<Instant>,
+    now: Instant,
+}
+
+impl Worker {
+    /// A worker and its mailbox.
+    ///
+    /// # Errors
+    /// The kernel gives no epoll or eventfd.
+    pub fn new(
+        number: usize,
+        config: &Config,
+        tables: Reader,
+        counters: Arc<Counters>,
+    ) -> io::Result<(Self, Mailbox)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), token(KIND_WAKER, 0))?);
+        let (sender, mail) = mpsc::channel();
+        let limits = config.worker_limits();
+        let worker = Self {
+            number,
+            poll,
+            mail,
+            tables,
+            pool: Pool::new(limits.upstream_idle_count, limits.upstream_idle),
+            pipes: Pipes::new(limits.pipes),
+            limits,
+            counters,
+            listeners: Slab::new(),
+            sessions: Slab::new(),
+            upstreams: Slab::new(),
+            timers: Timers::default(),
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            actions: Vec::new(),
+            ready: Vec::new(),
+            again: Vec::new(),
+            serial: 0,
+            sweeping: false,
+            resting: false,
+            drain_until: None,
+            now: Instant::now(),
+        };
+        Ok((worker, Mailbox { sender, waker }))
+    }
+
+    /// Runs until drained.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        while !self.is_drained() {
+            if let Err(error) = self.turn(&mut events) {
+                // Nothing of it depends on a client; better a pause than a spin.
+                tracing::error!(worker = self.number, %error, "epoll failed");
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        let busy = !self.again.is_empty() || self.may_accept();
+        let wait = match busy {
+            true => Some(Duration::ZERO),
+            false => self.timers.wait(self.now),
+        };
+        match self.poll.poll(events, wait) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        self.now = Instant::now();
+        for index in std::mem::take(&mut self.again) {
+            self.mark(index, |_| {});
+        }
+        let mut mail = false;
+        for event in events.iter() {
+            let index = event.token().0 >> 2;
+            match event.token().0 & 3 {
+                KIND_DOWNSTREAM => self.mark(index, |slot| note(&mut slot.downstream, event)),
+                KIND_UPSTREAM => self.mark_upstream(index, event),
+                KIND_LISTENER => {
+                    if let Some(listener) = self.listeners.get_mut(index) {
+                        listener.ready = true;
+                    }
+                }
+                _ => mail = true,
+            }
+        }
+        self.run_ready();
+        if mail {
+            self.read_mail();
+        }
+        self.accept();
+        self.fire();
+        self.run_ready();
+        Ok(())
+    }
+
+    fn run_ready(&mut self) {
+        while let Some(index) = self.ready.pop() {
+            self.run_session(index);
+        }
+    }
+
+    fn mark(&mut self, index: usize, change: impl FnOnce(&mut Slot)) {
+        if let Some(Some(slot)) = self.sessions.get_mut(index) {
+            change(slot);
+            if !slot.queued {
+                slot.queued = true;
+                self.ready.push(index);
+            }
+        }
+    }
+
+    fn mark_upstream(&mut self, id: usize, event: &mio::event::Event) {
+        match self.upstreams.get(id) {
+            Some(Owner::Session(index)) => {
+                let index = *index;
+                self.mark(index, |slot| {
+                    if let Some(upstream) = &mut slot.upstream {
+                        note(&mut upstream.conn, event);
+                    }
+                });
+            }
+            // An idle connection has nothing to say but goodbye.
+            Some(Owner::Idle(address)) => {
+                let address = *address;
+                let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+                if readable && let Some(upstream) = self.pool.remove(address, id) {
+                    self.close_upstream(upstream);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn read_mail(&mut self) {
+        while let Ok(mail) = self.mail.try_recv() {
+            match mail {
+                Mail::Listen(listener) => self.listen(listener),
+                Mail::Unlisten(address) => {
+                    self.listeners
+                        .retain(|_, listener| listener.address != address);
+                }
+                Mail::Calls(calls) => {
+                    for call in calls {
+                        self.tell(call.seat.slot, Event::Called(call));
+                    }
+                }
+                Mail::Quiesce(gate) => self.tell_all(Event::Quiesce(&gate)),
+                Mail::Forget(addresses) => {
+                    for address in addresses {
+                        for upstream in self.pool.forget(address) {
+                            self.close_upstream(upstream);
+                        }
+                    }
+                }
+                Mail::Drain(until) => {
+                    self.drain_until = Some(until);
+                    self.listeners.clear();
+                    for upstream in self.pool.clear() {
+                        self.close_upstream(upstream);
+                    }
+                    self.timers.set(until, Alarm::Sweep);
+                    self.tell_all(Event::Drain);
+                }
+            }
+        }
+    }
+
+    fn tell_all(&mut self, event: Event<'_>) {
+        let indices: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            self.tell(index, event);
+        }
+    }
+
+    fn listen(&mut self, listener: Listener) {
+        let mut socket = mio::net::TcpListener::from_std(listener.socket);
+        let entry = self.listeners.vacant_entry();
+        let token = token(KIND_LISTENER, entry.key());
+        match self
+            .poll
+            .registry()
+            .register(&mut socket, token, Interest::READABLE)
+        {
+            Ok(()) => {
+                entry.insert(Accepting {
+                    socket,
+                    address: listener.address,
+                    kind: listener.kind,
+                    ready: true,
+                });
+            }
+            Err(error) => {
+                tracing::error!(address = %listener.address, %error, "cannot watch a listener");
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.sessions.len() < self.limits.sessions && !self.resting
+    }
+
+    fn may_accept(&self) -> bool {
+        self.has_room() && self.listeners.iter().any(|(_, listener)| listener.ready)
+    }
+
+    fn accept(&mut self) {
+        let mut accepted = Vec::new();
+        let mut room = self.limits.sessions.saturating_sub(self.sessions.len());
+        if self.resting {
+            return;
+        }
+        for (_, listener) in &mut self.listeners {
+            if !listener.ready {
+                continue;
+            }
+            for _ in 0..ACCEPTS_PER_TURN.min(room) {
+                match listener.socket.accept() {
+                    Ok((stream, client)) => {
+                        room -= 1;
+                        accepted.push((stream, client, listener.kind, listener.address));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        listener.ready = false;
+                        break;
+                    }
+                    // The client was gone before we came.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        tracing::warn!(address = %listener.address, %error, "cannot accept");
+                        self.counters.accept_failures.inc();
+                        self.resting = true;
+                        break;
+                    }
+                }
+            }
+        }
+        if self.resting {
+            self.timers.set(self.now + ACCEPT_REST, Alarm::Accept);
+        }
+        for (stream, client, kind, address) in accepted {
+            self.welcome(stream, client, kind, address);
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        mut stream: mio::net::TcpStream,
+        client: SocketAddr,
+        kind: ListenerKind,
+        address: SocketAddr,
+    ) {
+        let entry = self.sessions.vacant_entry();
+        let index = entry.key();
+        let registered = self.poll.registry().register(
+            &mut stream,
+            token(KIND_DOWNSTREAM, index),
+            Interest::READABLE | Interest::WRITABLE,
+        );
+        if let Err(error) = registered {
+            tracing::warn!(%client, %error, "cannot watch a connection");
+            return;
+        }
+        self.counters.accepted.inc();
+        self.counters.sessions.inc();
+        self.serial += 1;
+        let conn = Conn::new(stream, true);
+        let mut actions = std::mem::take(&mut self.actions);
+        let (mut down, mut up) = (Vec::new(), Vec::new());
+        let mut cx = Cx {
+            now: self.now,
+            tables: &mut self.tables,
+            seat: Seat {
+                worker: self.number,
+                slot: index,
+            },
+            client,
+            limits: &self.limits.session,
+            counters: &self.counters,
+            out: [&mut down, &mut up],
+            actions: &mut actions,
+        };
+        let session = match kind {
+            ListenerKind::Tcp => Session::Opaque(opaque::Session::tcp(address.port(), &mut cx)),
+            ListenerKind::Https => Session::Opaque(opaque::Session::https(&cx)),
+            ListenerKind::Http => Session::Http(Box::new(http::Session::new(&cx))),
+        };
+        let slot = Slot::new(session, conn, client, self.serial);
+        entry.insert(Some(Box::new(slot)));
+        self.with_slot(index, |worker, slot| {
+            worker.apply(slot, index, &mut actions);
+        });
+        self.actions = actions;
+        self.mark(index, |_| {});
+    }
+
+    fn fire(&mut self) {
+        while let Some(alarm) = self.timers.pop(self.now) {
+            match alarm {
+                Alarm::Session(index, serial) => self.alarm(index, serial),
+                Alarm::Sweep => {
+                    self.sweeping = false;
+                    for upstream in self.pool.sweep(self.now) {
+                        self.close_upstream(upstream);
+                    }
+                    self.sweep_later();
+                }
+                Alarm::Accept => self.resting = false,
+            }
+        }
+    }
+
+    fn sweep_later(&mut self) {
+        if !self.sweeping && !self.pool.is_empty() {
+            self.sweeping = true;
+            self.timers.set(self.now + SWEEP_EVERY, Alarm::Sweep);
+        }
+    }
+
+    fn close_upstream(&mut self, upstream: Upstream) {
+        // Closing the descriptor takes it out of epoll.
+        self.upstreams.try_remove(upstream.id);
+        drop(upstream);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.drain_until
+            .is_some_and(|until| self.sessions.is_empty() || self.now >= until)
+    }
+}
+
+/// Notes what epoll says of a socket.
+fn note(conn: &mut Conn, event: &mio::event::Event) {
+    conn.readable |= event.is_readable();
+    conn.writable |= event.is_writable();
+    conn.failed |= event.is_error();
+    if event.is_read_closed() {
+        conn.hangup = true;
+        conn.readable = true;
+    }
+}
+
+/// Counters of all workers, by number.
+pub type AllCounters = Vec<Arc<Counters>>;
+
+/// How mail is spread: calls go to the worker that they are for.
+pub fn deliver(mailboxes: &[Mailbox], calls: Vec<Call>) {
+    let mut by_worker: HashMap<usize, Vec<Call>> = HashMap::new();
+    for call in calls {
+        by_worker.entry(call.seat.worker).or_default().push(call);
+    }
+    for (worker, calls) in by_worker {
+        if let Some(mailbox) = mailboxes.get(worker) {
+            mailbox.send(Mail::Calls(calls));
+        }
+    }
+}

@@ -1,0 +1,749 @@
+//! The gate of one route: who is admitted, who is parked, and what a pause was like.
+//!
+//! ```text
+//!            pause                  resume                last parked released
+//!   Open ───────────► Paused ───────────────► Draining ───────────────► Open
+//!    ▲                 │  ▲                      │
+//!    └──── deadline ───┘  └──────── pause ───────┘        any ── remove ──► Removed
+//! ```
+//!
+//! * Open: [`Gate::enter`] is one compare-and-swap on a word that holds the count of what is in
+//!   flight and a "closed" bit. Count and bit change in one total order, so a pause is a
+//!   barrier: once [`Gate::pause`] has returned, no worker is admitted by that path.
+//! * Paused: arrivals are parked in order, within the limits; the rest is refused.
+//! * Draining: the parked are granted entry oldest first, as many at a time as
+//!   [`Gate::release`] is told; arrivals go behind them. The last grant opens the gate.
+//!
+//! A gate is state that sessions read. What changes for a parked session is kept here until
+//! its worker asks ([`Place::claim`]); a [`Call`] only tells the worker to ask now. This module
+//! sends nothing and reads no clock.
+
+#[cfg(all(test, loom))]
+mod loom;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::metrics::RouteStats;
+use flocker_api::gate::{GateState, GateStatus, HoldLimits, Token};
+
+#[cfg(loom)]
+use ::loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+#[cfg(not(loom))]
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// The bit of [`Gate::word`] that stops admission; the bits below it count what is in flight.
+const CLOSED: u64 = 1 << 63;
+
+/// Where a parked session lives, so that it can be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// Its worker.
+    pub worker: usize,
+    /// Its slot there.
+    pub slot: usize,
+}
+
+/// Someone who wants in.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor {
+    /// Where to call it.
+    pub seat: Seat,
+    /// Its client's address.
+    pub client: IpAddr,
+    /// Bytes that it has sent ahead and that we keep for it.
+    pub bytes: usize,
+}
+
+/// Tells a worker that the gate has an answer for one of its sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Whom to tell.
+    pub seat: Seat,
+    /// The ticket that was answered.
+    pub ticket: u64,
+}
+
+/// Why someone was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As many are parked as the limits allow.
+    #[error("too many are parked at the route")]
+    Sessions,
+    /// The parked have sent as many bytes as the limits allow.
+    #[error("the parked of the route have sent too many bytes")]
+    Bytes,
+    /// As many of this client are parked as the limits allow.
+    #[error("too many of this client are parked at the route")]
+    PerClient,
+    /// The pause lasted longer than its deadline.
+    #[error("the route was paused for longer than its deadline")]
+    Deadline,
+    /// The route was removed.
+    #[error("the route was removed")]
+    Removed,
+}
+
+/// Answer to [`Gate::enter`].
+#[derive(Debug)]
+pub enum Entry {
+    /// Go on; drop the admission when done.
+    Admitted(Admission),
+    /// Wait to be called.
+    Parked(Place),
+    /// Go away.
+    Refused(Refusal),
+}
+
+/// Answer to [`Place::claim`].
+#[derive(Debug)]
+pub enum Claim {
+    /// Not yet.
+    Waiting(Place),
+    /// Go on.
+    Admitted(Admission),
+    /// Go away.
+    Refused(Refusal),
+}
+
+/// Why a verb was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GateError {
+    /// A newer token has been seen.
+    #[error("token {current} is newer")]
+    StaleToken {
+        /// The newest seen.
+        current: Token,
+    },
+    /// Not paused, or not by this token.
+    #[error("it is not paused by token {asked}; the newest token is {current}")]
+    NotPaused {
+        /// The token of the verb.
+        asked: Token,
+        /// The newest seen.
+        current: Token,
+    },
+}
+
+/// What one pause was like; becomes a `HoldReport`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HoldSummary {
+    /// From the pause to the resume (or the lapse).
+    pub paused: Duration,
+    /// Whether it lapsed.
+    pub lapsed: bool,
+    /// Parked at the resume.
+    pub released: u64,
+    /// The longest that one of them had waited.
+    pub longest_wait: Duration,
+    /// Refused for a limit or the deadline.
+    pub refused: u64,
+    /// Left by themselves.
+    pub client_gone: u64,
+}
+
+/// What became of everyone who was ever parked at the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HoldCounts {
+    /// Let go.
+    pub released: u64,
+    /// Refused for a limit.
+    pub refused_limit: u64,
+    /// Refused at the deadline or because the route went away.
+    pub refused_deadline: u64,
+    /// Left by themselves.
+    pub client_gone: u64,
+}
+
+/// Told when a waiting quiesce should look again: nothing is in flight, or the pause ended.
+pub trait Bell: Send + Sync {
+    /// Called from any thread, must not block, may be called without need.
+    fn ring(&self);
+}
+
+/// How far a quiesce is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiet {
+    /// Nothing is in flight.
+    Yes,
+    /// This many are.
+    No(u64),
+    /// The pause is over.
+    Ended,
+}
+
+/// See the module.
+pub struct Gate {
+    /// [`CLOSED`] and the count of what is in flight.
+    word: AtomicU64,
+    inner: Mutex<Inner>,
+    /// Goes up with each retarget; connections to old upstreams are not kept past one.
+    aim: AtomicU64,
+    bell: Arc<dyn Bell>,
+    /// What is counted for the route.
+    pub stats: RouteStats,
+}
+
+struct Inner {
+    phase: Phase,
+    token: Token,
+    ticket_next: u64,
+    /// By ticket, hence in the order of arrival.
+    parked: BTreeMap<u64, Waiting>,
+    /// Answers that have not been claimed yet.
+    answers: HashMap<u64, Answer>,
+    per_client: HashMap<IpAddr, usize>,
+    bytes: usize,
+    hold: HoldSummary,
+    counts: HoldCounts,
+    closed: u64,
+}
+
+enum Phase {
+    Open,
+    Paused {
+        since: Instant,
+        deadline: Instant,
+        limits: HoldLimits,
+    },
+    Draining {
+        limits: HoldLimits,
+    },
+    Removed,
+}
+
+struct Waiting {
+    seat: Seat,
+    client: IpAddr,
+    bytes: usize,
+    since: Instant,
+}
+
+#[derive(Clone, Copy)]
+enum Answer {
+    Granted,
+    Refused(Refusal),
+}
+
+impl Gate {
+    /// An open gate.
+    #[must_use]
+    pub fn new(bell: Arc<dyn Bell>) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            inner: Mutex::new(Inner {
+                phase: Phase::Open,
+                token: Token(0),
+                ticket_next: 0,
+                parked: BTreeMap::new(),
+                answers: HashMap::new(),
+                per_client: HashMap::new(),
+                bytes: 0,
+                hold: HoldSummary::default(),
+                counts: HoldCounts::default(),
+                closed: 0,
+            }),
+            aim: AtomicU64::new(0),
+            bell,
+            stats: RouteStats::default(),
+        }
+    }
+
+    /// Admits, parks or refuses someone.
+    pub fn enter(self: &Arc<Self>, visitor: Visitor, now: Instant) -> Entry {
+        loop {
+            if self.count_in() {
+                return Entry::Admitted(Admission(Arc::clone(self)));
+            }
+            let mut inner = self.lock();
+            match inner.phase {
+                // Opened between the look at the word and the lock.
+                Phase::Open => {}
+                Phase::Removed => return Entry::Refused(Refusal::Removed),
+                Phase::Paused { limits, .. } => return self.park(&mut inner, limits, visitor, now),
+                Phase::Draining { limits } => {
+                    return match self.park(&mut inner, limits, visitor, now) {
+                        // While draining, to overtake is better than to be refused.
+                        Entry::Refused(_) => Entry::Admitted(self.grant()),
+                        other => other,
+                    };
+                }
+            }
+        }
+    }
+
+    fn park(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        limits: HoldLimits,
+        visitor: Visitor,
+        now: Instant,
+    ) -> Entry {
+        let of_client = inner.per_client.get(&visitor.client).copied().unwrap_or(0);
+        let refusal = if inner.parked.len() >= limits.sessions {
+            Some(Refusal::Sessions)
+        } else if inner.bytes.saturating_add(visitor.bytes) > limits.bytes {
+            Some(Refusal::Bytes)
+        } else if of_client >= limits.per_client {
+            Some(Refusal::PerClient)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            if matches!(inner.phase, Phase::Paused { .. }) {
+                inner.hold.refused += 1;
+                inner.counts.refused_limit += 1;
+            }
+            return Entry::Refused(refusal);
+        }
+        let ticket = inner.ticket_next;
+        inner.ticket_next += 1;
+        inner.bytes += visitor.bytes;
+        *inner.per_client.entry(visitor.client).or_default() += 1;
+        let waiting = Waiting {
+            seat: visitor.seat,
+            client: visitor.client,
+            bytes: visitor.bytes,
+            since: now,
+        };
+        inner.parked.insert(ticket, waiting);
+        Entry::Parked(Place {
+            gate: Arc::clone(self),
+            ticket,
+            settled: false,
+        })
+    }
+
+    /// Stops admission: when this has returned, nobody is admitted any more. Repeated with the
+    /// same token it renews the deadline; a newer token takes the pause over.
+    ///
+    /// # Errors
+    /// Refuses a token older than the newest seen.
+    pub fn pause(&self, token: Token, limits: HoldLimits, now: Instant) -> Result<(), GateError> {
+        self.may_pause(token)?;
+        let mut inner = self.lock();
+        inner.token = token;
+        let deadline = now + Duration::from_millis(limits.hold_ms);
+        match &mut inner.phase {
+            Phase::Paused {
+                deadline: old_deadline,
+                limits: old_limits,
+                ..
+            } => {
+                *old_deadline = deadline;
+                *old_limits = limits;
+            }
+            phase => {
+                *phase = Phase::Paused {
+                    since: now,
+                    deadline,
+                    limits,
+                };
+                inner.hold = HoldSummary::default();
+                inner.closed = 0;
+            }
+        }
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Whether a pause with this token would be accepted.
+    ///
+    /// # Errors
+    /// Refuses a token older than the newest seen.
+    pub fn may_pause(&self, token: Token) -> Result<(), GateError> {
+        let current = self.lock().token;
+        if token < current {
+            return Err(GateError::StaleToken { current });
+        }
+        Ok(())
+    }
+
+    /// Whether a resume, switch or quiesce with this token would be accepted: the gate is paused
+    /// by it, or was and nothing newer has come since.
+    ///
+    /// # Errors
+    /// Says which token is current.
+    pub fn may_resume(&self, token: Token) -> Result<(), GateError> {
+        let inner = self.lock();
+        let current = inner.token;
+        if token < current {
+            return Err(GateError::StaleToken { current });
+        }
+        // A gate that was never paused knows no token.
+        if token > current || current == Token(0) {
+            return Err(GateError::NotPaused {
+                asked: token,
+                current,
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends the pause; the parked are let go by [`Gate::release`]. Repeated, it reports the
+    /// same pause again.
+    ///
+    /// # Errors
+    /// See [`Gate::may_resume`].
+    pub fn resume(&self, token: Token, now: Instant) -> Result<HoldSummary, GateError> {
+        self.may_resume(token)?;
+        let mut inner = self.lock();
+        if let Phase::Paused { since, limits, .. } = inner.phase {
+            inner.phase = Phase::Draining { limits };
+            inner.hold.paused = now.saturating_duration_since(since);
+            inner.hold.released = inner.parked.len() as u64;
+            inner.hold.longest_wait = inner.oldest_wait(now);
+            if inner.parked.is_empty() {
+                self.open(&mut inner);
+            }
+            self.bell.ring();
+        }
+        Ok(inner.hold)
+    }
+
+    /// Grants entry to the `count` oldest of the parked and says whom to call. The last grant
+    /// opens the gate. Does nothing unless the gate is draining.
+    pub fn release(&self, count: usize) -> Vec<Call> {
+        let mut inner = self.lock();
+        let Phase::Draining { .. } = inner.phase else {
+            return Vec::new();
+        };
+        let mut calls = Vec::with_capacity(count.min(inner.parked.len()));
+        for _ in 0..count {
+            let Some((ticket, waiting)) = inner.parked.pop_first() else {
+                break;
+            };
+            inner.forget(&waiting);
+            inner.counts.released += 1;
+            inner.answers.insert(ticket, Answer::Granted);
+            self.word.fetch_add(1, Ordering::AcqRel);
+            calls.push(Call {
+                seat: waiting.seat,
+                ticket,
+            });
+        }
+        if inner.parked.is_empty() {
+            self.open(&mut inner);
+        }
+        calls
+    }
+
+    /// Ends the pause if its deadline has passed: the parked are refused, the gate opens.
+    pub fn lapse(&self, now: Instant) -> Vec<Call> {
+        let mut inner = self.lock();
+        let Phase::Paused {
+            since, deadline, ..
+        } = inner.phase
+        else {
+            return Vec::new();
+        };
+        if now < deadline {
+            return Vec::new();
+        }
+        inner.hold.paused = now.saturating_duration_since(since);
+        inner.hold.lapsed = true;
+        inner.hold.longest_wait = inner.oldest_wait(now);
+        let calls = inner.refuse_all(Refusal::Deadline);
+        self.open(&mut inner);
+        self.bell.ring();
+        calls
+    }
+
+    /// When [`Gate::lapse`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.lock().phase {
+            Phase::Paused { deadline, .. } => Some(deadline),
+            Phase::Open | Phase::Draining { .. } | Phase::Removed => None,
+        }
+    }
+
+    /// The route is gone: the parked are refused, and whoever comes with an old table too.
+    pub fn remove(&self) -> Vec<Call> {
+        let mut inner = self.lock();
+        let calls = inner.refuse_all(Refusal::Removed);
+        inner.phase = Phase::Removed;
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.bell.ring();
+        calls
+    }
+
+    /// The route leads elsewhere now.
+    pub fn retarget(&self) {
+        self.aim.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Changes with each retarget.
+    #[must_use]
+    pub fn aim(&self) -> u64 {
+        self.aim.load(Ordering::Acquire)
+    }
+
+    /// How far the quiesce of this token's pause is.
+    #[must_use]
+    pub fn quiet(&self, token: Token) -> Quiet {
+        let inner = self.lock();
+        match inner.phase {
+            Phase::Paused { .. } if inner.token == token => match self.in_flight() {
+                0 => Quiet::Yes,
+                count => Quiet::No(count),
+            },
+            _ => Quiet::Ended,
+        }
+    }
+
+    /// Whether arrivals are parked.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// Admitted and not yet done.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.word.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// Counts an established session that was closed for this pause's quiesce.
+    pub fn count_closed(&self) {
+        self.lock().closed += 1;
+    }
+
+    /// Sessions closed for the quiesce of this pause.
+    #[must_use]
+    pub fn closed(&self) -> u64 {
+        self.lock().closed
+    }
+
+    /// Whether the latest pause ended at its own deadline.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        self.lock().hold.lapsed
+    }
+
+    /// Whether the parked are being let go.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        matches!(self.lock().phase, Phase::Draining { .. })
+    }
+
+    /// The newest token seen.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.lock().token
+    }
+
+    /// The gate for an operator.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> GateStatus {
+        let inner = self.lock();
+        let (state, paused) = match inner.phase {
+            Phase::Open | Phase::Removed => (GateState::Open, None),
+            Phase::Draining { .. } => (GateState::Draining, None),
+            Phase::Paused {
+                deadline, limits, ..
+            } => (GateState::Paused, Some((deadline, limits))),
+        };
+        GateStatus {
+            state,
+            token: inner.token,
+            in_flight: self.in_flight(),
+            parked: inner.parked.len() as u64,
+            parked_bytes: inner.bytes as u64,
+            oldest_wait_ms: millis(inner.oldest_wait(now)),
+            lapses_in_ms: paused
+                .map(|(deadline, _)| millis(deadline.saturating_duration_since(now))),
+            limits: paused.map(|(_, limits)| limits),
+        }
+    }
+
+    /// What became of everyone who was ever parked.
+    #[must_use]
+    pub fn counts(&self) -> HoldCounts {
+        self.lock().counts
+    }
+
+    /// Counts one in unless the gate is closed.
+    fn count_in(&self) -> bool {
+        let mut seen = self.word.load(Ordering::Acquire);
+        while seen & CLOSED == 0 {
+            match self.word.compare_exchange_weak(
+                seen,
+                seen + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return true,
+                Err(newer) => seen = newer,
+            }
+        }
+        false
+    }
+
+    fn grant(self: &Arc<Self>) -> Admission {
+        self.word.fetch_add(1, Ordering::AcqRel);
+        Admission(Arc::clone(self))
+    }
+
+    fn count_out(&self) {
+        let before = self.word.fetch_sub(1, Ordering::AcqRel);
+        if before == CLOSED + 1 {
+            self.bell.ring();
+        }
+    }
+
+    fn open(&self, inner: &mut Inner) {
+        inner.phase = Phase::Open;
+        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while it is held is a broken invariant of ours; the counters are still
+        // better than no route at all.
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate")
+            .field("closed", &self.is_closed())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn oldest_wait(&self, now: Instant) -> Duration {
+        self.parked
+            .first_key_value()
+            .map_or(Duration::ZERO, |(_, waiting)| {
+                now.saturating_duration_since(waiting.since)
+            })
+    }
+
+    fn forget(&mut self, waiting: &Waiting) {
+        self.bytes -= waiting.bytes;
+        if let Some(count) = self.per_client.get_mut(&waiting.client) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_client.remove(&waiting.client);
+            }
+        }
+    }
+
+    fn refuse_all(&mut self, refusal: Refusal) -> Vec<Call> {
+        let parked = std::mem::take(&mut self.parked);
+        let mut calls = Vec::with_capacity(parked.len());
+        for (ticket, waiting) in parked {
+            self.forget(&waiting);
+            self.answers.insert(ticket, Answer::Refused(refusal));
+            self.hold.refused += 1;
+            self.counts.refused_deadline += 1;
+            calls.push(Call {
+                seat: waiting.seat,
+                ticket,
+            });
+        }
+        calls
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Proof of being admitted; counted as in flight until dropped.
+#[derive(Debug)]
+pub struct Admission(Arc<Gate>);
+
+impl Admission {
+    /// The gate that gave it.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.0
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.count_out();
+    }
+}
+
+/// A place among the parked; dropping it leaves.
+#[derive(Debug)]
+pub struct Place {
+    gate: Arc<Gate>,
+    ticket: u64,
+    settled: bool,
+}
+
+impl Place {
+    /// Its number in the order of arrival; [`Call::ticket`] refers to it.
+    #[must_use]
+    pub fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Asks for the gate's answer.
+    #[must_use]
+    pub fn claim(mut self) -> Claim {
+        let answer = self.gate.lock().answers.remove(&self.ticket);
+        match answer {
+            None => Claim::Waiting(self),
+            Some(Answer::Granted) => {
+                self.settled = true;
+                // Counted in when it was granted.
+                Claim::Admitted(Admission(Arc::clone(&self.gate)))
+            }
+            Some(Answer::Refused(refusal)) => {
+                self.settled = true;
+                Claim::Refused(refusal)
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let mut inner = self.gate.lock();
+        if let Some(waiting) = inner.parked.remove(&self.ticket) {
+            inner.forget(&waiting);
+            inner.hold.client_gone += 1;
+            inner.counts.client_gone += 1;
+            if inner.parked.is_empty() && matches!(inner.phase, Phase::Draining { .. }) {
+                self.gate.open(&mut inner);
+            }
+            return;
+        }
+        let answer = inner.answers.remove(&self.ticket);
+        drop(inner);
+        if let Some(Answer::Granted) = answer {
+            self.gate.count_out();
+        }
+    }
+}

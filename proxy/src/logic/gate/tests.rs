@@ -1,0 +1,1 @@
+//! The gate in scripts, and against a naive model under random verbs.

@@ -1,0 +1,554 @@
+//! An HTTP/1.x session: a downstream connection with one request after the other.
+//!
+//! ```text
+//!            head              admitted              connected            101
+//!   Reading ─────► admit ───────────────► Connecting ─────────► Exchange ─────► Tunnel
+//!      ▲             │ ▲ ▲                 │ ▲    │                │  │
+//!      │             ▼ │ └─ gate closed ───┘ └────┘ failed: again  │  │
+//!      │           Parked                    ▲                     │  │
+//!      │                                     └──── stale reuse ────┘  │
+//!      └──────────────────── response complete ───────────────────────┘
+//! ```
+//!
+//! Every request passes the gate of its route and is in flight until its response has been
+//! read to the end. A request is sent again only if its body is empty, its method idempotent,
+//! and nothing came back on a connection that had served before. What an early response leaves
+//! unread of a request closes the client's connection, and so does every doubt about framing.
+//!
+//! Answers of the edge: 404 no route; 503 parked too long or too many, or upstreams that refuse
+//! for longer than the connect hold; 504 upstreams that do not answer; 502 upstreams that answer
+//! nonsense or hang up; 408 clients that do not finish a head or body; and what
+//! [`crate::logic::http`] rejects. A client that ends its stream while it is parked has left.
+
+mod exchange;
+
+use std::{sync::Arc, time::Instant};
+
+use self::exchange::{Exchange, Turn};
+use super::{
+    Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
+    dial::{Dial, Next},
+    resolve,
+    tunnel::{Course, Tunnel},
+};
+use crate::logic::{
+    gate::{Admission, Gate, Place},
+    http::{
+        HeadLimits, Method, RequestHead, Verdict, parse_request,
+        reply::{Reply, write_reply},
+    },
+};
+
+/// The client is told to come again after this long, in s.
+const RETRY_AFTER_S: u32 = 1;
+/// A buffer of at most this many bytes is kept while the connection is idle.
+const IDLE_BUFFER: usize = 1024;
+/// Bytes read at a time while a head is awaited.
+const HEAD_READ: usize = 8 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    key: Key,
+    /// What the client sent and is not dealt with: a head, the beginning of a body, what it
+    /// has pipelined.
+    ahead: Vec<u8>,
+    state: State,
+    /// The edge is stopping: no further request on this connection.
+    draining: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Reading {
+        until: Instant,
+    },
+    Parked {
+        place: Place,
+        request: Request,
+    },
+    Connecting {
+        admission: Admission,
+        dial: Dial,
+        request: Request,
+    },
+    Exchange(Box<Exchange>),
+    Tunnel(Tunnel),
+    /// Kept until the driver has delivered what is left: only then is it out of flight.
+    Closed {
+        _admission: Option<Admission>,
+    },
+}
+
+/// A request whose head is at the beginning of [`Session::ahead`].
+#[derive(Debug)]
+struct Request {
+    head: Box<RequestHead>,
+    arrived: Instant,
+}
+
+impl Session {
+    /// A connection of which nothing has been read yet.
+    #[must_use]
+    pub fn new(cx: &Cx<'_>) -> Self {
+        Self {
+            key: Key::Http(String::new()),
+            ahead: Vec::new(),
+            state: State::Reading {
+                until: cx.now + cx.limits.head_timeout,
+            },
+            draining: false,
+        }
+    }
+
+    /// See [`super::Session::handle`].
+    pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+        if let Event::Drain = event {
+            self.draining = true;
+        }
+        let state = std::mem::replace(&mut self.state, State::Closed { _admission: None });
+        match (state, event) {
+            (State::Reading { until }, event) => self.reading(until, event, cx),
+
+            (State::Parked { place, request }, Event::Called(call))
+                if call.ticket == place.ticket() =>
+            {
+                let verdict = claim(&self.key, place, self.ahead.len(), cx);
+                if let Admit::Go(_) = verdict {
+                    let waited = cx.now.saturating_duration_since(request.arrived);
+                    cx.counters.hold_time.observe(waited);
+                }
+                self.admitted(verdict, request, cx);
+            }
+            // Dropping the place frees it.
+            (State::Parked { .. }, Event::Hangup(Side::Downstream)) => {
+                self.close(None, Ending::Clean, cx);
+            }
+
+            (
+                State::Connecting {
+                    admission, request, ..
+                },
+                Event::Connected { reused },
+            ) => {
+                let exchange = Exchange::begin(admission, request, reused, &mut self.ahead, cx);
+                self.state = State::Exchange(Box::new(exchange));
+            }
+            (
+                State::Connecting {
+                    admission,
+                    dial,
+                    request,
+                },
+                event,
+            ) => self.connecting(admission, dial, request, event, cx),
+
+            (State::Exchange(mut exchange), event) => {
+                let turn = exchange.handle(event, &mut self.ahead, self.draining, cx);
+                self.turn(exchange, turn, cx);
+            }
+            (State::Tunnel(mut tunnel), event) => match tunnel.handle(event, &self.key, cx) {
+                Course::On => self.state = State::Tunnel(tunnel),
+                Course::End(ending) => self.close(Some(tunnel.into_admission()), ending, cx),
+                Course::Untouched => {
+                    tunnel.admission().gate().count_closed();
+                    self.close(Some(tunnel.into_admission()), Ending::Linger, cx);
+                }
+            },
+
+            (state, Event::Broken(Side::Downstream) | Event::Unwritable(Side::Downstream)) => {
+                drop(state);
+                self.close(None, Ending::Clean, cx);
+            }
+            // Nothing to do: news that is not for this state, such as a call for a place that
+            // has been given up.
+            (state, _) => self.state = state,
+        }
+    }
+
+    /// See [`super::Session::wants`].
+    #[must_use]
+    pub fn wants(&self, side: Side) -> Want {
+        match (&self.state, side) {
+            (State::Reading { .. }, Side::Downstream) => Want::BytesAfterFlush(HEAD_READ),
+            (State::Exchange(exchange), side) => exchange.wants(side),
+            (State::Tunnel(tunnel), side) => tunnel.wants(side),
+            _ => Want::Nothing,
+        }
+    }
+
+    /// See [`super::Session::deadline`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Reading { until } => Some(*until),
+            State::Connecting { dial, .. } => dial.again_at,
+            State::Exchange(exchange) => Some(exchange.deadline()),
+            State::Tunnel(tunnel) => Some(tunnel.deadline()),
+            State::Parked { .. } | State::Closed { .. } => None,
+        }
+    }
+
+    /// See [`super::Session::delivered`].
+    pub fn delivered(&mut self) {
+        self.state = State::Closed { _admission: None };
+    }
+
+    /// See [`super::Session::is_parked`].
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        matches!(self.state, State::Parked { .. })
+    }
+
+    fn reading(&mut self, until: Instant, event: Event<'_>, cx: &mut Cx<'_>) {
+        self.state = State::Reading { until };
+        match event {
+            Event::Bytes(Side::Downstream, bytes) => {
+                if self.ahead.is_empty() {
+                    self.state = State::Reading {
+                        until: cx.now + cx.limits.head_timeout,
+                    };
+                }
+                self.ahead.extend_from_slice(bytes);
+                self.parse(cx);
+            }
+            Event::Timer | Event::Drain if self.ahead.is_empty() => {
+                self.close(None, Ending::Clean, cx);
+            }
+            Event::Timer if cx.now >= until => self.refuse(408, false, cx),
+            Event::Eof(_) | Event::Broken(_) | Event::Unwritable(_) => {
+                self.close(None, Ending::Clean, cx);
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks for a head at the beginning of what the client has sent.
+    fn parse(&mut self, cx: &mut Cx<'_>) {
+        let limits = HeadLimits {
+            head_bytes: cx.limits.head_bytes,
+            headers: cx.limits.headers,
+            ..HeadLimits::default()
+        };
+        match parse_request(&self.ahead, &limits) {
+            Verdict::NeedMore => {}
+            Verdict::Reject(reason) => {
+                cx.counters.malformed.inc();
+                self.refuse(reason.status(), false, cx);
+            }
+            Verdict::Head(head) => {
+                if let Key::Http(host) = &mut self.key {
+                    host.clear();
+                    host.push_str(head.host.as_str());
+                }
+                let request = Request {
+                    head: Box::new(head),
+                    arrived: cx.now,
+                };
+                self.admit(request, cx);
+            }
+        }
+    }
+
+    fn admit(&mut self, request: Request, cx: &mut Cx<'_>) {
+        let verdict = admit(&self.key, self.ahead.len(), cx);
+        self.admitted(verdict, request, cx);
+    }
+
+    fn admitted(&mut self, verdict: Admit, request: Request, cx: &mut Cx<'_>) {
+        match verdict {
+            Admit::Parked(place) => self.state = State::Parked { place, request },
+            Admit::Go(way) => {
+                let dial = Dial::new(cx.now, cx.limits.connect_hold);
+                // A connection that its server is just closing costs an idempotent request a
+                // second try; for the others it pays to look first.
+                let reuse = match request.head.method.is_idempotent() {
+                    true => Reuse::Any,
+                    false => Reuse::Checked,
+                };
+                self.connect(way, dial, request, reuse, cx);
+            }
+            Admit::Refused => {
+                cx.counters.refused.inc();
+                if let Some(found) = self.key.find(cx.tables.current(), 0) {
+                    found.gate.stats.requests.inc();
+                    found.gate.stats.failed.inc();
+                    found.gate.stats.answered(503);
+                }
+                self.answer(503, &request, true, cx);
+            }
+            Admit::NoRoute => {
+                cx.counters.no_route.inc();
+                self.answer(404, &request, true, cx);
+            }
+        }
+    }
+
+    fn connect(&mut self, way: Way, dial: Dial, request: Request, reuse: Reuse, cx: &mut Cx<'_>) {
+        cx.act(Action::Connect {
+            to: way.to,
+            reuse,
+            within: cx.limits.connect_timeout,
+        });
+        self.state = State::Connecting {
+            admission: way.admission,
+            dial,
+            request,
+        };
+    }
+
+    fn connecting(
+        &mut self,
+        admission: Admission,
+        mut dial: Dial,
+        request: Request,
+        event: Event<'_>,
+        cx: &mut Cx<'_>,
+    ) {
+        match event {
+            Event::ConnectFailed(failure) => {
+                return self.connect_failed(admission, dial, request, failure, cx);
+            }
+            Event::Timer => {
+                dial.again_at = None;
+                return self.connect_again(admission, dial, request, cx);
+            }
+            // Nothing has been sent, so it can wait at the gate as well.
+            Event::Quiesce(gate) if Arc::ptr_eq(gate, admission.gate()) => {
+                cx.act(Action::DropUpstream);
+                drop(admission);
+                return self.admit(request, cx);
+            }
+            Event::Broken(Side::Downstream) | Event::Unwritable(Side::Downstream) => {
+                cx.act(Action::DropUpstream);
+                drop(admission);
+                return self.close(None, Ending::Clean, cx);
+            }
+            _ => {}
+        }
+        self.state = State::Connecting {
+            admission,
+            dial,
+            request,
+        };
+    }
+
+    fn connect_failed(
+        &mut self,
+        admission: Admission,
+        mut dial: Dial,
+        request: Request,
+        failure: ConnectFailure,
+        cx: &mut Cx<'_>,
+    ) {
+        cx.counters.connect_failures.inc();
+        let upstreams = self
+            .key
+            .find(cx.tables.current(), 0)
+            .map_or(1, |found| found.upstreams);
+        match dial.failed(upstreams, failure, cx.now) {
+            Next::Now => self.connect_again(admission, dial, request, cx),
+            Next::Wait => {
+                self.state = State::Connecting {
+                    admission,
+                    dial,
+                    request,
+                };
+            }
+            Next::GiveUp => {
+                cx.counters.upstream_errors.inc();
+                let status = match failure {
+                    ConnectFailure::TimedOut => 504,
+                    ConnectFailure::Refused | ConnectFailure::NoResources => 503,
+                };
+                self.fail(status, &request, admission.gate(), true, cx);
+            }
+        }
+    }
+
+    /// Nothing was sent yet, so the gate is asked again: it may have been closed meanwhile.
+    fn connect_again(
+        &mut self,
+        admission: Admission,
+        dial: Dial,
+        request: Request,
+        cx: &mut Cx<'_>,
+    ) {
+        if admission.gate().is_closed() {
+            drop(admission);
+            return self.admit(request, cx);
+        }
+        match resolve(&self.key, admission, dial.attempt, cx) {
+            Some(way) => self.connect(way, dial, request, Reuse::Never, cx),
+            None => self.admit(request, cx),
+        }
+    }
+
+    fn turn(&mut self, mut exchange: Box<Exchange>, turn: Turn, cx: &mut Cx<'_>) {
+        match turn {
+            Turn::On => self.state = State::Exchange(exchange),
+            Turn::Complete => {
+                let taken = cx.now.saturating_duration_since(exchange.request.arrived);
+                cx.counters.request_time.observe(taken);
+                cx.act(match exchange.may_keep_upstream() {
+                    true => Action::Keep,
+                    false => Action::DropUpstream,
+                });
+                match exchange.keep_downstream && !self.draining {
+                    true => self.next(cx),
+                    false => {
+                        let ending = match exchange.is_sent() && self.ahead.is_empty() {
+                            true => Ending::Clean,
+                            false => Ending::Linger,
+                        };
+                        self.close(None, ending, cx);
+                    }
+                }
+            }
+            Turn::Switched => {
+                cx.out[Side::Upstream as usize].append(&mut self.ahead);
+                self.ahead = Vec::new();
+                self.state = State::Tunnel(Tunnel::new(exchange.admission, cx));
+            }
+            Turn::Again => {
+                cx.counters.retries.inc();
+                cx.act(Action::DropUpstream);
+                let dial = Dial::new(cx.now, cx.limits.connect_hold);
+                let Exchange {
+                    admission, request, ..
+                } = *exchange;
+                self.connect_again(admission, dial, request, cx);
+            }
+            Turn::Fail(status) => {
+                cx.act(Action::DropUpstream);
+                exchange.release(&mut self.ahead);
+                let sent = exchange.is_sent();
+                let Exchange {
+                    admission, request, ..
+                } = *exchange;
+                if !sent {
+                    // What is left of the body would be taken for the next request.
+                    self.ahead = Vec::new();
+                }
+                self.fail_after(status, &request, admission.gate(), sent, cx);
+            }
+            Turn::Abort(ending) => {
+                cx.act(Action::DropUpstream);
+                self.close(None, ending, cx);
+            }
+        }
+    }
+
+    /// Answers a request whose head is still in `ahead`, and counts it as failed.
+    fn fail(
+        &mut self,
+        status: u16,
+        request: &Request,
+        gate: &Gate,
+        in_ahead: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        gate.stats.requests.inc();
+        gate.stats.failed.inc();
+        gate.stats.answered(status);
+        self.answer(status, request, in_ahead, cx);
+    }
+
+    /// The same after the request has been taken out of `ahead`.
+    fn fail_after(
+        &mut self,
+        status: u16,
+        request: &Request,
+        gate: &Gate,
+        sent: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        gate.stats.failed.inc();
+        gate.stats.answered(status);
+        if sent && request.head.keep_alive && !self.draining {
+            self.reply(status, Some(request.head.method), false, cx);
+            self.next(cx);
+        } else {
+            self.reply(status, Some(request.head.method), true, cx);
+            self.close(None, Ending::Linger, cx);
+        }
+    }
+
+    /// Answers in place of the upstream; the connection goes on if nothing is in doubt.
+    fn answer(&mut self, status: u16, request: &Request, in_ahead: bool, cx: &mut Cx<'_>) {
+        use crate::logic::http::Body;
+        let whole = request.head.body == Body::None;
+        if !(whole && request.head.keep_alive && !self.draining) {
+            self.reply(status, Some(request.head.method), true, cx);
+            return self.close(None, Ending::Linger, cx);
+        }
+        if in_ahead {
+            self.ahead.drain(..request.head.head_bytes);
+        }
+        self.reply(status, Some(request.head.method), false, cx);
+        self.next(cx);
+    }
+
+    /// Answers something that is no request, and closes.
+    fn refuse(&mut self, status: u16, head_only: bool, cx: &mut Cx<'_>) {
+        let method = head_only.then_some(Method::Head);
+        self.reply(status, method, true, cx);
+        self.close(None, Ending::Linger, cx);
+    }
+
+    fn reply(&mut self, status: u16, method: Option<Method>, close: bool, cx: &mut Cx<'_>) {
+        let reply = Reply {
+            status,
+            message: message(status),
+            retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
+            close,
+            head_only: method == Some(Method::Head),
+        };
+        write_reply(&reply, cx.out[Side::Downstream as usize]);
+    }
+
+    /// Waits for the next request, or goes on with one that has been pipelined.
+    fn next(&mut self, cx: &mut Cx<'_>) {
+        if self.ahead.is_empty() {
+            if self.ahead.capacity() > IDLE_BUFFER {
+                self.ahead = Vec::new();
+            }
+            self.state = State::Reading {
+                until: cx.now + cx.limits.keep_alive,
+            };
+        } else {
+            self.state = State::Reading {
+                until: cx.now + cx.limits.head_timeout,
+            };
+            self.parse(cx);
+        }
+    }
+
+    fn close(&mut self, admission: Option<Admission>, ending: Ending, cx: &mut Cx<'_>) {
+        self.ahead = Vec::new();
+        self.state = State::Closed {
+            _admission: admission,
+        };
+        cx.act(Action::Close(ending));
+    }
+}
+
+/// What a person sees who meets one of our answers.
+fn message(status: u16) -> &'static str {
+    match status {
+        400 => "the request is malformed",
+        404 => "no route leads from this host",
+        408 => "the request did not arrive in time",
+        413 => "the body is too long",
+        414 => "the request target is too long",
+        417 => "the expectation cannot be met",
+        421 => "this host is not served on this connection",
+        431 => "the request head is too long",
+        501 => "this is not implemented",
+        502 => "the service gave no valid answer",
+        503 => "the service is not available now",
+        504 => "the service did not answer in time",
+        505 => "this HTTP version is not served",
+        _ => "the request failed",
+    }
+}

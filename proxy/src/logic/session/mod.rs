@@ -1,0 +1,402 @@
+//! Sessions: one downstream connection each, as state machines without sockets or clock.
+//!
+//! A driver reports what happened ([`Event`]), a session answers with [`Action`]s and bytes to
+//! write ([`Cx::write`]). What a session waits for is state that the driver reads after each
+//! event: [`Session::wants`] says what to read from a side, [`Session::deadline`] when to send
+//! [`Event::Timer`]. An opaque stretch (a tunnel, a body of known length) is asked for as
+//! [`Want::Pipe`]: its bytes never come here, only their number.
+//!
+//! | machine | protocol |
+//! | --- | --- |
+//! | [`opaque`] | TCP, and TLS passed through after its SNI has been read |
+//! | [`http`] | HTTP/1.x |
+
+pub mod dial;
+pub mod http;
+pub mod opaque;
+mod tunnel;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flocker_api::route::OnMove;
+
+use super::{
+    gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
+    table::RouteTable,
+};
+use crate::metrics::Counters;
+
+/// The table that an edge serves.
+pub type Table = RouteTable<Arc<Gate>>;
+
+/// The two ends of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream = 0,
+    /// The service's.
+    Upstream = 1,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
+        }
+    }
+}
+
+/// What a session wants of a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Leave its bytes in the kernel.
+    Nothing,
+    /// Up to this many bytes, as [`Event::Bytes`].
+    Bytes(usize),
+    /// The same, but not before all that was written to this side is delivered: whoever does
+    /// not read our answers has no further requests read.
+    BytesAfterFlush(usize),
+    /// Relay to the other side: this many bytes, or until its end.
+    Pipe(Option<u64>),
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// Bytes were read, because of [`Want::Bytes`].
+    Bytes(Side, &'a [u8]),
+    /// A side will send nothing more; all that it had sent has been reported or relayed.
+    Eof(Side),
+    /// A side has announced its end, though perhaps not all of its bytes have been read.
+    Hangup(Side),
+    /// A side's connection is lost.
+    Broken(Side),
+    /// Nothing more can be written to a side; what it has sent can still be read.
+    Unwritable(Side),
+    /// The upstream is connected.
+    Connected {
+        /// It has served before.
+        reused: bool,
+    },
+    /// The upstream could not be connected.
+    ConnectFailed(ConnectFailure),
+    /// Bytes were relayed, because of [`Want::Pipe`].
+    Piped {
+        /// Where from.
+        from: Side,
+        /// How many.
+        bytes: u64,
+    },
+    /// A gate has answered.
+    Called(Call),
+    /// A gate is being quiesced: what is opaque and established shall end.
+    Quiesce(&'a Arc<Gate>),
+    /// The edge is about to stop: end when it is convenient.
+    Drain,
+    /// The deadline has passed.
+    Timer,
+}
+
+/// Why a connect failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// Nobody listens there, or the host or network is unreachable.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// We have no descriptor, port or memory for it.
+    NoResources,
+}
+
+/// What the driver shall do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Connect the upstream side; replaces the one there is.
+    Connect {
+        /// Where to.
+        to: SocketAddr,
+        /// Whether an idle connection will do.
+        reuse: Reuse,
+        /// How long it may take.
+        within: Duration,
+    },
+    /// Keep the upstream connection for others, and have none.
+    Keep,
+    /// Close the upstream connection, and have none. What was to be written to it is dropped.
+    DropUpstream,
+    /// End the stream towards a side, after what is to be written to it.
+    Finish(Side),
+    /// Deliver what is to be written, for a bounded time, then close both sides.
+    Close(Ending),
+}
+
+/// Whether an idle connection will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// A new one is needed.
+    Never,
+    /// Any will do.
+    Any,
+    /// One that has been seen to be alive just now.
+    Checked,
+}
+
+/// How a session is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// In order.
+    Clean,
+    /// In order, but the client may still be sending: read on for a while, so that a reset
+    /// does not eat what we have written.
+    Linger,
+    /// By a reset of this side, because the other was reset.
+    Reset(Side),
+}
+
+/// Gives the current table.
+pub trait Tables {
+    /// The table that is served now.
+    fn current(&mut self) -> &Table;
+}
+
+/// Limits and timeouts of sessions.
+#[derive(Debug, Clone)]
+pub struct SessionLimits {
+    /// Longest request or response head, in bytes.
+    pub head_bytes: usize,
+    /// Most header lines of a head.
+    pub headers: usize,
+    /// Longest time from the first byte of a request head to its last.
+    pub head_timeout: Duration,
+    /// Longest wait for the next request on a kept connection.
+    pub keep_alive: Duration,
+    /// Longest time in which a body may make no progress.
+    pub body_timeout: Duration,
+    /// Longest wait for a response head.
+    pub response_timeout: Duration,
+    /// Longest time of one connect.
+    pub connect_timeout: Duration,
+    /// How long connects are repeated before a client is told, at an open gate.
+    pub connect_hold: Duration,
+    /// Longest time in which an opaque session may be silent.
+    pub tcp_idle: Duration,
+    /// Longest ClientHello, in bytes.
+    pub hello_bytes: usize,
+    /// Longest wait for a whole ClientHello.
+    pub hello_timeout: Duration,
+}
+
+/// What a session may use while it handles an event.
+pub struct Cx<'a> {
+    /// The time.
+    pub now: Instant,
+    /// The tables.
+    pub tables: &'a mut dyn Tables,
+    /// Where it lives.
+    pub seat: Seat,
+    /// The client.
+    pub client: SocketAddr,
+    /// Limits.
+    pub limits: &'a SessionLimits,
+    /// Counters of the worker.
+    pub counters: &'a Counters,
+    /// To be written, by side.
+    pub out: [&'a mut Vec<u8>; 2],
+    /// To be done, in order, after what is to be written has been handed over.
+    pub actions: &'a mut Vec<Action>,
+}
+
+impl Cx<'_> {
+    /// Appends to what is to be written to a side.
+    pub fn write(&mut self, side: Side, bytes: &[u8]) {
+        self.out[side as usize].extend_from_slice(bytes);
+    }
+
+    /// Orders an action.
+    pub fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+}
+
+/// What leads to a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// The port that was connected to.
+    Tcp(u16),
+    /// The normal form of the Host.
+    Http(String),
+    /// The normal form of the SNI.
+    Https(String),
+}
+
+impl Key {
+    /// The route's gate, the upstream for this attempt, how many upstreams it has, and what
+    /// becomes of its opaque sessions.
+    fn find<'t>(&self, table: &'t Table, attempt: usize) -> Option<Found<'t>> {
+        let entry = match self {
+            Self::Tcp(port) => table.lookup_tcp(*port),
+            Self::Http(host) => table.lookup_http(host),
+            Self::Https(host) => table.lookup_https(host),
+        }?;
+        let upstreams = &entry.route.upstreams;
+        Some(Found {
+            gate: &entry.gate,
+            // Invariant: the table refuses a route without upstreams.
+            to: *upstreams.get(attempt % upstreams.len().max(1))?,
+            upstreams: upstreams.len(),
+            on_move: entry.route.on_move,
+        })
+    }
+}
+
+struct Found<'t> {
+    gate: &'t Arc<Gate>,
+    to: SocketAddr,
+    upstreams: usize,
+    on_move: OnMove,
+}
+
+/// A way to an upstream.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) admission: Admission,
+    pub(crate) to: SocketAddr,
+}
+
+/// What the gate of a key said.
+#[derive(Debug)]
+pub(crate) enum Admit {
+    Go(Way),
+    Parked(Place),
+    Refused,
+    NoRoute,
+}
+
+/// How often the table may change under us while we are admitted, before we give up.
+const ADMIT_TRIES_MAX: usize = 16;
+
+/// Passes the gate of `key`. The route is resolved again after the admission: what a pause
+/// changed before it ended is seen by whoever is admitted after it.
+pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
+    let visitor = Visitor {
+        seat: cx.seat,
+        client: client_ip(cx.client),
+        bytes: ahead,
+    };
+    for _ in 0..ADMIT_TRIES_MAX {
+        let Some(found) = key.find(cx.tables.current(), 0) else {
+            return Admit::NoRoute;
+        };
+        let gate = Arc::clone(found.gate);
+        match gate.enter(visitor, cx.now) {
+            Entry::Admitted(admission) => {
+                if let Some(way) = resolve(key, admission, 0, cx) {
+                    return Admit::Go(way);
+                }
+            }
+            Entry::Parked(place) => return Admit::Parked(place),
+            Entry::Refused(Refusal::Removed) => {}
+            Entry::Refused(_) => return Admit::Refused,
+        }
+    }
+    Admit::NoRoute
+}
+
+/// Resolves a key for someone who is admitted; `None` when its gate is not the route's any more.
+pub(crate) fn resolve(
+    key: &Key,
+    admission: Admission,
+    attempt: usize,
+    cx: &mut Cx<'_>,
+) -> Option<Way> {
+    let found = key.find(cx.tables.current(), attempt)?;
+    Arc::ptr_eq(found.gate, admission.gate()).then(|| Way {
+        to: found.to,
+        admission,
+    })
+}
+
+/// Asks a gate for its answer to a parked session.
+pub(crate) fn claim(key: &Key, place: Place, ahead: usize, cx: &mut Cx<'_>) -> Admit {
+    match place.claim() {
+        Claim::Waiting(place) => Admit::Parked(place),
+        Claim::Refused(_) => Admit::Refused,
+        Claim::Admitted(admission) => match resolve(key, admission, 0, cx) {
+            Some(way) => Admit::Go(way),
+            None => admit(key, ahead, cx),
+        },
+    }
+}
+
+/// What becomes of the opaque sessions of a key's route.
+pub(crate) fn on_move(key: &Key, cx: &mut Cx<'_>) -> OnMove {
+    key.find(cx.tables.current(), 0)
+        .map_or(OnMove::Close, |found| found.on_move)
+}
+
+/// The address by which a client is counted: an IPv4 client of an IPv6 socket is the same one.
+fn client_ip(client: SocketAddr) -> IpAddr {
+    client.ip().to_canonical()
+}
+
+/// One downstream connection.
+#[derive(Debug)]
+pub enum Session {
+    /// TCP or passed-through TLS.
+    Opaque(opaque::Session),
+    /// HTTP/1.x.
+    Http(Box<http::Session>),
+}
+
+impl Session {
+    /// Handles an event.
+    pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+        match self {
+            Self::Opaque(session) => session.handle(event, cx),
+            Self::Http(session) => session.handle(event, cx),
+        }
+    }
+
+    /// What to read from a side.
+    #[must_use]
+    pub fn wants(&self, side: Side) -> Want {
+        match self {
+            Self::Opaque(session) => session.wants(side),
+            Self::Http(session) => session.wants(side),
+        }
+    }
+
+    /// When to send [`Event::Timer`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Opaque(session) => session.deadline(),
+            Self::Http(session) => session.deadline(),
+        }
+    }
+
+    /// Everything is delivered and the upstream is closed: it is out of flight, even if the
+    /// client's connection stays for a while.
+    pub fn delivered(&mut self) {
+        match self {
+            Self::Opaque(session) => session.delivered(),
+            Self::Http(session) => session.delivered(),
+        }
+    }
+
+    /// Whether it is parked at a gate.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        match self {
+            Self::Opaque(session) => session.is_parked(),
+            Self::Http(session) => session.is_parked(),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A TCP session, or a TLS session that is passed through once its SNI is known.
+//!
+//! ```text
+//!   (https) Sniffing ──┐          ┌───── the gate was closed before a byte was sent ─────┐
+//!                      ▼          ▼                                                      │
+//!   (tcp) ─────────► admit ──► Parked ──► Connecting ──► Relaying ──► Closed             │
+//!                      └──────────────────►  │  ▲ │            └───────────────────────► │
+//!                                            └──┘ └──────────────────────────────────────┘
+//!                                        failed: again
+//! ```
+//!
+//! Every state may go to Closed. A client that ends its stream while it is parked has left: its
+//! place is free at once. What a quiesce finds before the first byte went either way is parked
+//! again; what is established is closed, unless the route's `on_move` says to wait for it.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
+    dial::{Dial, Next},
+    resolve,
+    tunnel::{Course, Tunnel},
+};
+use crate::logic::{
+    gate::{Admission, Gate, Place},
+    sniff::{
+        SniffLimits,
+        tls::{Sniff, client_hello},
+    },
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    key: Key,
+    /// What the client sent before there was an upstream (a ClientHello).
+    ahead: Vec<u8>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Sniffing {
+        until: Instant,
+    },
+    Parked {
+        place: Place,
+    },
+    Connecting {
+        admission: Admission,
+        dial: Dial,
+    },
+    Relaying(Tunnel),
+    /// Kept until the driver has delivered what is left: only then is it out of flight.
+    Closed {
+        _admission: Option<Admission>,
+    },
+}
+
+impl Session {
+    /// A connection to a TCP port.
+    pub fn tcp(port: u16, cx: &mut Cx<'_>) -> Self {
+        let mut session = Self {
+            key: Key::Tcp(port),
+            ahead: Vec::new(),
+            state: State::Closed { _admission: None },
+        };
+        session.admit(cx);
+        session
+    }
+
+    /// A TLS connection of which nothing has been read yet.
+    #[must_use]
+    pub fn https(cx: &Cx<'_>) -> Self {
+        Self {
+            key: Key::Https(String::new()),
+            ahead: Vec::new(),
+            state: State::Sniffing {
+                until: cx.now + cx.limits.hello_timeout,
+            },
+        }
+    }
+
+    /// See [`super::Session::handle`].
+    pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+        let state = std::mem::replace(&mut self.state, State::Closed { _admission: None });
+        match (state, event) {
+            (State::Sniffing { until }, Event::Bytes(Side::Downstream, bytes)) => {
+                self.ahead.extend_from_slice(bytes);
+                self.state = State::Sniffing { until };
+                self.sniff(cx);
+            }
+
+            (State::Parked { place }, Event::Called(call)) if call.ticket == place.ticket() => {
+                let verdict = claim(&self.key, place, self.ahead.len(), cx);
+                self.admitted(verdict, cx);
+            }
+            // Dropping the place frees it.
+            (State::Sniffing { .. }, Event::Timer | Event::Drain | Event::Eof(_))
+            | (State::Parked { .. }, Event::Hangup(_)) => {
+                self.end(None, Ending::Clean, cx);
+            }
+
+            (State::Connecting { admission, .. }, Event::Connected { .. }) => {
+                cx.out[Side::Upstream as usize].append(&mut self.ahead);
+                self.ahead = Vec::new();
+                self.state = State::Relaying(Tunnel::new(admission, cx));
+            }
+            (State::Connecting { admission, dial }, Event::ConnectFailed(failure)) => {
+                self.connect_failed(admission, dial, failure, cx);
+            }
+            (
+                State::Connecting {
+                    admission,
+                    mut dial,
+                },
+                Event::Timer,
+            ) => {
+                dial.again_at = None;
+                self.connect_again(admission, dial, cx);
+            }
+            (State::Connecting { admission, dial }, Event::Quiesce(gate)) => {
+                self.quiesce_connecting(admission, dial, gate, cx);
+            }
+
+            (State::Relaying(tunnel), event) => self.relaying(tunnel, event, cx),
+
+            (state, Event::Broken(_)) => {
+                drop(state);
+                self.end(None, Ending::Clean, cx);
+            }
+            // Nothing to do: news that is not for this state, such as a call for a place that
+            // has been given up.
+            (state, _) => self.state = state,
+        }
+    }
+
+    fn relaying(&mut self, mut tunnel: Tunnel, event: Event<'_>, cx: &mut Cx<'_>) {
+        match tunnel.handle(event, &self.key, cx) {
+            Course::On => self.state = State::Relaying(tunnel),
+            Course::End(ending) => self.end(Some(tunnel.into_admission()), ending, cx),
+            // A ClientHello has been sent, so there is no way back for TLS.
+            Course::Untouched if matches!(self.key, Key::Tcp(_)) => {
+                cx.act(Action::DropUpstream);
+                drop(tunnel);
+                self.admit(cx);
+            }
+            Course::Untouched => {
+                tunnel.admission().gate().count_closed();
+                self.end(Some(tunnel.into_admission()), Ending::Linger, cx);
+            }
+        }
+    }
+
+    /// See [`super::Session::wants`].
+    #[must_use]
+    pub fn wants(&self, side: Side) -> Want {
+        match (&self.state, side) {
+            (State::Sniffing { .. }, Side::Downstream) => Want::Bytes(4096),
+            (State::Relaying(tunnel), side) => tunnel.wants(side),
+            _ => Want::Nothing,
+        }
+    }
+
+    /// See [`super::Session::deadline`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Sniffing { until } => Some(*until),
+            State::Connecting { dial, .. } => dial.again_at,
+            State::Relaying(tunnel) => Some(tunnel.deadline()),
+            State::Parked { .. } | State::Closed { .. } => None,
+        }
+    }
+
+    /// See [`super::Session::delivered`].
+    pub fn delivered(&mut self) {
+        self.state = State::Closed { _admission: None };
+    }
+
+    /// See [`super::Session::is_parked`].
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        matches!(self.state, State::Parked { .. })
+    }
+
+    fn sniff(&mut self, cx: &mut Cx<'_>) {
+        let limits = SniffLimits {
+            hello_bytes: cx.limits.hello_bytes,
+        };
+        match client_hello(&self.ahead, &limits) {
+            Sniff::NeedMore => {}
+            Sniff::Sni(host) => {
+                self.key = Key::Https(host.as_str().to_owned());
+                self.admit(cx);
+            }
+            Sniff::NoSni | Sniff::Malformed(_) => {
+                cx.counters.malformed.inc();
+                self.end(None, Ending::Clean, cx);
+            }
+        }
+    }
+
+    fn admit(&mut self, cx: &mut Cx<'_>) {
+        let verdict = admit(&self.key, self.ahead.len(), cx);
+        self.admitted(verdict, cx);
+    }
+
+    fn admitted(&mut self, verdict: Admit, cx: &mut Cx<'_>) {
+        match verdict {
+            Admit::Parked(place) => self.state = State::Parked { place },
+            Admit::Go(way) => {
+                way.admission.gate().stats.requests.inc();
+                let dial = Dial::new(cx.now, cx.limits.connect_hold);
+                self.connect(way, dial, cx);
+            }
+            Admit::Refused => {
+                cx.counters.refused.inc();
+                if let Some(found) = self.key.find(cx.tables.current(), 0) {
+                    found.gate.stats.requests.inc();
+                    found.gate.stats.failed.inc();
+                }
+                self.end(None, Ending::Clean, cx);
+            }
+            Admit::NoRoute => {
+                cx.counters.no_route.inc();
+                self.end(None, Ending::Clean, cx);
+            }
+        }
+    }
+
+    fn connect(&mut self, way: Way, dial: Dial, cx: &mut Cx<'_>) {
+        cx.act(Action::Connect {
+            to: way.to,
+            reuse: Reuse::Never,
+            within: cx.limits.connect_timeout,
+        });
+        self.state = State::Connecting {
+            admission: way.admission,
+            dial,
+        };
+    }
+
+    fn connect_failed(
+        &mut self,
+        admission: Admission,
+        mut dial: Dial,
+        failure: ConnectFailure,
+        cx: &mut Cx<'_>,
+    ) {
+        cx.counters.connect_failures.inc();
+        let upstreams = self
+            .key
+            .find(cx.tables.current(), 0)
+            .map_or(1, |found| found.upstreams);
+        match dial.failed(upstreams, failure, cx.now) {
+            Next::Now => self.connect_again(admission, dial, cx),
+            Next::Wait => self.state = State::Connecting { admission, dial },
+            Next::GiveUp => {
+                cx.counters.upstream_errors.inc();
+                admission.gate().stats.failed.inc();
+                self.end(Some(admission), Ending::Clean, cx);
+            }
+        }
+    }
+
+    /// Nothing was sent yet, so the gate is asked again: it may have been closed meanwhile.
+    fn connect_again(&mut self, admission: Admission, dial: Dial, cx: &mut Cx<'_>) {
+        if admission.gate().is_closed() {
+            drop(admission);
+            return self.admit(cx);
+        }
+        match resolve(&self.key, admission, dial.attempt, cx) {
+            Some(way) => self.connect(way, dial, cx),
+            None => self.admit(cx),
+        }
+    }
+
+    fn quiesce_connecting(
+        &mut self,
+        admission: Admission,
+        dial: Dial,
+        gate: &Arc<Gate>,
+        cx: &mut Cx<'_>,
+    ) {
+        if Arc::ptr_eq(gate, admission.gate()) {
+            cx.act(Action::DropUpstream);
+            drop(admission);
+            self.admit(cx);
+        } else {
+            self.state = State::Connecting { admission, dial };
+        }
+    }
+
+    fn end(&mut self, admission: Option<Admission>, ending: Ending, cx: &mut Cx<'_>) {
+        self.ahead = Vec::new();
+        self.state = State::Closed {
+            _admission: admission,
+        };
+        cx.act(Action::Close(ending));
+    }
+}

@@ -1,0 +1,105 @@
+//! An established opaque stretch: bytes go both ways until both sides have ended.
+//!
+//! The end of one side is passed on and the other goes on; a reset is passed on as a reset. A
+//! tunnel that is silent for too long ends, half-closed ones too.
+
+use std::{sync::Arc, time::Instant};
+
+use flocker_api::route::OnMove;
+
+use super::{Action, Cx, Ending, Event, Key, Side, Want, on_move};
+use crate::logic::gate::Admission;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    admission: Admission,
+    /// When bytes last moved.
+    active: Instant,
+    idle_until: Instant,
+    ended: [bool; 2],
+    silent: bool,
+}
+
+/// What becomes of a tunnel after an event.
+#[derive(Debug)]
+pub(super) enum Course {
+    /// It goes on.
+    On,
+    /// It is over.
+    End(Ending),
+    /// Its route is quiesced and nothing went through it yet, not even an end.
+    Untouched,
+}
+
+impl Tunnel {
+    pub(super) fn new(admission: Admission, cx: &Cx<'_>) -> Self {
+        Self {
+            admission,
+            active: cx.now,
+            idle_until: cx.now + cx.limits.tcp_idle,
+            ended: [false; 2],
+            silent: true,
+        }
+    }
+
+    pub(super) fn handle(&mut self, event: Event<'_>, key: &Key, cx: &mut Cx<'_>) -> Course {
+        match event {
+            Event::Piped { .. } => {
+                self.active = cx.now;
+                self.silent = false;
+            }
+            Event::Eof(side) => {
+                self.silent = false;
+                self.ended[side as usize] = true;
+                if self.ended == [true; 2] {
+                    return Course::End(Ending::Clean);
+                }
+                cx.act(Action::Finish(side.other()));
+            }
+            Event::Broken(side) | Event::Unwritable(side) => {
+                if side == Side::Upstream {
+                    cx.counters.upstream_errors.inc();
+                }
+                return Course::End(Ending::Reset(side.other()));
+            }
+            Event::Timer => {
+                self.idle_until = self.active + cx.limits.tcp_idle;
+                if cx.now >= self.idle_until {
+                    return Course::End(Ending::Clean);
+                }
+            }
+            Event::Quiesce(gate) if Arc::ptr_eq(gate, self.admission.gate()) => {
+                if self.silent {
+                    return Course::Untouched;
+                }
+                if on_move(key, cx) == OnMove::Close {
+                    gate.count_closed();
+                    // The client may be sending: a reset would eat what it has not read yet.
+                    return Course::End(Ending::Linger);
+                }
+            }
+            _ => {}
+        }
+        Course::On
+    }
+
+    pub(super) fn wants(&self, side: Side) -> Want {
+        match self.ended[side as usize] {
+            true => Want::Nothing,
+            false => Want::Pipe(None),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.idle_until
+    }
+
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    pub(super) fn into_admission(self) -> Admission {
+        self.admission
+    }
+}
