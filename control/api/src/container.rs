@@ -121,7 +121,7 @@ pub enum ContainerState {
     Running,
     /// Its process has ended.
     Exited {
-        /// Exit code; 128 + N for signal N.
+        /// Exit code; 128 + N for signal N; -1 when nobody could see it.
         code: i64,
     },
 }

@@ -14,9 +14,8 @@ use std::{
     collections::HashMap,
     fs, io,
     net::IpAddr,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,12 +23,13 @@ use flocker_api::{
     agent::{RuntimeKind, RuntimeStatus},
     name::{AppName, NodeName},
 };
-use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::{io::unix::AsyncFd, process::Child, sync::watch, task::AbortHandle, time::Instant};
+use rustix::process::Signal;
+use tokio::time::Instant;
 
 use super::{Blueprint, Ended, Output, RuntimeError, tail};
 use crate::logic::container::{self, Container};
 
+mod app;
 mod cgroup;
 mod procfs;
 mod record;
@@ -37,7 +37,8 @@ mod spawn;
 
 pub use procfs::{Writer, writers};
 
-use cgroup::{Cgroup, Cgroups};
+use app::{App, lock};
+use cgroup::Cgroups;
 use record::{Image, Life, Record};
 
 /// How much of the end of an app's output is read for messages, in bytes.
@@ -73,32 +74,6 @@ struct Inner {
     boot_id: String,
     cgroups: Option<Cgroups>,
     apps: Mutex<HashMap<AppName, Arc<App>>>,
-}
-
-/// A container and what is known of its process.
-#[derive(Debug)]
-struct App {
-    folder: PathBuf,
-    cgroup: Option<Cgroup>,
-    record: watch::Sender<Record>,
-    process: Mutex<Option<Handle>>,
-}
-
-/// A hold on a running process, safe from reuse of its id.
-#[derive(Debug)]
-struct Handle {
-    pidfd: Arc<OwnedFd>,
-    /// Who waits for its end.
-    waiter: AbortHandle,
-}
-
-impl Drop for App {
-    fn drop(&mut self) {
-        // A runtime that is dropped must not write records any more: a later one may.
-        if let Some(handle) = lock(&self.process).take() {
-            handle.waiter.abort();
-        }
-    }
 }
 
 impl Process {
@@ -151,51 +126,16 @@ impl Process {
             };
             let app = self.app(folder, record);
             let name = app.record.borrow().spec.app.clone();
-            self.adopt(&name, &app)?;
+            app.adopt(&self.inner.boot_id)?;
             lock(&self.inner.apps).insert(name, app);
         }
         Ok(())
     }
 
     fn app(&self, folder: PathBuf, record: Record) -> Arc<App> {
-        Arc::new(App {
-            folder,
-            cgroup: self
-                .inner
-                .cgroups
-                .as_ref()
-                .map(|cgroups| cgroups.of(&record.spec.app)),
-            record: watch::Sender::new(record),
-            process: Mutex::new(None),
-        })
-    }
-
-    fn adopt(&self, name: &AppName, app: &Arc<App>) -> Result<(), RuntimeError> {
-        let life = app.record.borrow().life.clone();
-        let Life::Running {
-            pid,
-            start_ticks,
-            boot_id,
-        } = life
-        else {
-            return Ok(());
-        };
-        let pidfd = (boot_id == self.inner.boot_id)
-            .then(|| open_pidfd(pid, start_ticks))
-            .flatten();
-        let Some(pidfd) = pidfd else {
-            tracing::info!(app = %name, pid, "its process ended while no agent ran");
-            return app.set_life(Life::Exited { pid, code: None });
-        };
-        tracing::info!(app = %name, pid, "adopted");
-        let pidfd = Arc::new(pidfd);
-        let mut process = lock(&app.process);
-        let waiter = tokio::spawn(await_adopted(Arc::downgrade(app), pid, Arc::clone(&pidfd)));
-        *process = Some(Handle {
-            pidfd,
-            waiter: waiter.abort_handle(),
-        });
-        Ok(())
+        let cgroups = self.inner.cgroups.as_ref();
+        let cgroup = cgroups.map(|cgroups| cgroups.of(&record.spec.app));
+        Arc::new(App::new(folder, record, cgroup))
     }
 
     pub(super) async fn status(&self) -> RuntimeStatus {
@@ -339,27 +279,9 @@ impl Process {
                 tracing::warn!(app = %name, ?missing, "the cgroup tree lacks these controllers");
             }
         }
-        let (child, life) = spawn::start(&app, &record, &self.inner.boot_id)
+        spawn::start(&app, &record, &self.inner.boot_id)
             .await
-            .map_err(RuntimeError::io("start", &record.command[0]))?;
-        let Life::Running { pid, .. } = life else {
-            return Ok(());
-        };
-        // The child is ours and not yet waited for, so the id is still its own.
-        let pidfd = Pid::from_raw(pid)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-            .and_then(|pid| {
-                rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)
-            })
-            .map_err(RuntimeError::io("open the process of", name.as_str()))?;
-        // Locked first: a process that ends at once must find its handle, to drop it.
-        let mut process = lock(&app.process);
-        let waiter = tokio::spawn(await_child(Arc::downgrade(&app), pid, child));
-        *process = Some(Handle {
-            pidfd: Arc::new(pidfd),
-            waiter: waiter.abort_handle(),
-        });
-        Ok(())
+            .map_err(RuntimeError::io("start", &record.command[0]))
     }
 
     pub(super) async fn ended(&self, name: &AppName) -> Result<Option<i64>, RuntimeError> {
@@ -460,119 +382,6 @@ impl Process {
     }
 }
 
-impl App {
-    fn container(&self) -> Container {
-        let record = self.record.borrow();
-        Container {
-            spec: record.spec.clone(),
-            epoch: record.epoch,
-            state: record.life.state(),
-            runtime_id: record
-                .life
-                .pid()
-                .map_or_else(String::new, |pid| pid.to_string()),
-        }
-    }
-
-    /// Writes it down, then says so.
-    fn set_life(&self, life: Life) -> Result<(), RuntimeError> {
-        let mut record = self.record.borrow().clone();
-        record.life = life;
-        let written = record.write(&self.folder);
-        // What is known in memory must hold also where the disk is full.
-        self.record.send_replace(record);
-        written.map_err(RuntimeError::io("write the record in", &self.folder))
-    }
-
-    /// Its end, and the exit code if anyone saw it.
-    async fn ended(&self) -> Option<i64> {
-        let mut record = self.record.subscribe();
-        let ended = record
-            .wait_for(|record| !matches!(record.life, Life::Running { .. }))
-            .await;
-        match ended.map(|record| record.life.clone()) {
-            Ok(Life::Exited { code, .. }) => code,
-            // The sender is ours, so it is there: only `Created` is left.
-            _ => None,
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let process = lock(&self.process);
-        if let Some(handle) = process.as_ref() {
-            // ESRCH: it has just ended, which its waiter is about to tell.
-            let _ended = rustix::process::pidfd_send_signal(&handle.pidfd, signal);
-        }
-    }
-
-    /// Every process of the app, the first one and what it forked.
-    fn processes(&self) -> Vec<i32> {
-        if let Some(cgroup) = &self.cgroup {
-            return cgroup.pids();
-        }
-        let record = self.record.borrow().clone();
-        procfs::kin(
-            record.life.pid(),
-            &spawn::marker(&self.folder),
-            &record.volume_paths,
-        )
-    }
-
-    fn kill(&self, left: &[i32]) {
-        self.signal(Signal::KILL);
-        if self.cgroup.as_ref().is_some_and(Cgroup::kill) {
-            return;
-        }
-        for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-            // ESRCH: it has ended by itself, which the next look will show.
-            let _ended = rustix::process::kill_process(pid, Signal::KILL);
-        }
-    }
-
-    fn set_exited(&self, pid: i32, code: Option<i64>) {
-        drop(lock(&self.process).take());
-        if let Err(error) = self.set_life(Life::Exited { pid, code }) {
-            tracing::error!(
-                error = flocker_api::error::chain(&error),
-                "an exit is not on disk"
-            );
-        }
-    }
-}
-
-/// Waits for a process that this agent started.
-async fn await_child(app: std::sync::Weak<App>, pid: i32, mut child: Child) {
-    let code = child.wait().await.ok().and_then(spawn::exit_code);
-    if let Some(app) = app.upgrade() {
-        tracing::info!(app = %app.record.borrow().spec.app, pid, code, "its process ended");
-        app.set_exited(pid, code);
-    }
-}
-
-/// Waits for a process that an earlier agent started.
-#[expect(
-    deprecated,
-    reason = "its replacement is unsafe, and what it asks of its caller the owned descriptor keeps"
-)]
-async fn await_adopted(app: std::sync::Weak<App>, pid: i32, pidfd: Arc<OwnedFd>) {
-    let ended = async { AsyncFd::new(pidfd)?.readable().await.map(drop) };
-    if let Err(error) = ended.await {
-        tracing::error!(pid, %error, "an adopted process cannot be awaited");
-        return;
-    }
-    if let Some(app) = app.upgrade() {
-        tracing::info!(app = %app.record.borrow().spec.app, pid, "its adopted process ended");
-        app.set_exited(pid, None);
-    }
-}
-
-/// A hold on this very process, unless it is gone.
-fn open_pidfd(pid: i32, start: u64) -> Option<OwnedFd> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    // Asked after the hold was taken: the answer is about what is held.
-    (procfs::start_ticks(pid) == Some(start)).then_some(pidfd)
-}
-
 fn read_end(file: &Path) -> io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = fs::File::open(file)?;
@@ -581,11 +390,6 @@ fn read_end(file: &Path) -> io::Result<String> {
     let mut end = Vec::new();
     file.take(LOG_TAIL_BYTES).read_to_end(&mut end)?;
     Ok(String::from_utf8_lossy(&end).into_owned())
-}
-
-/// A panic elsewhere leaves maps and handles whole, so a poisoned lock is still good.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -14,23 +14,28 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
 };
 
-use super::{App, Life, Output, procfs, record::Record};
-use crate::driver::runtime::append_bounded;
+use super::{
+    app::App,
+    procfs,
+    record::{Life, Record},
+};
+use crate::driver::runtime::{Output, append_bounded};
 
 /// Waits at the gate, then becomes the program that its arguments name.
 pub(super) const GATE: &str = "read -r go && [ \"$go\" = go ] && exec \"$@\" </dev/null";
 
 /// Starts an app and writes down that it runs.
-pub(super) async fn start(app: &App, record: &Record, boot_id: &str) -> io::Result<(Child, Life)> {
+pub(super) async fn start(app: &Arc<App>, record: &Record, boot_id: &str) -> io::Result<()> {
     fs::create_dir_all(&app.folder)?;
     let log = app.folder.join("log");
     if log.exists() {
@@ -40,17 +45,19 @@ pub(super) async fn start(app: &App, record: &Record, boot_id: &str) -> io::Resu
     let mut command = gated(app, record, &record.command);
     command.stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn()?;
+    let gate = child.stdin.take();
     let pid = enter(app, &child)?;
     let start_ticks = procfs::start_ticks(pid).ok_or(io::ErrorKind::NotFound)?;
-    let life = Life::Running {
+    let running = Life::Running {
         pid,
         start_ticks,
         boot_id: boot_id.to_owned(),
     };
-    // Dropping the child at an error here closes the gate: the program never runs.
-    app.set_life(life.clone()).map_err(io::Error::other)?;
-    open_gate(&mut child).await?;
-    Ok((child, life))
+    // From here on its end is seen and written down, also when it never passes the gate,
+    // which is closed when this function returns early.
+    let written = app.take(pid, child, running);
+    written.map_err(io::Error::other)?;
+    open(gate).await
 }
 
 /// Runs a command beside the app, as its user, in its cgroup; `None` when it took too long
@@ -68,7 +75,7 @@ pub(super) async fn run(
         .kill_on_drop(true);
     let mut child = command.spawn()?;
     let pid = enter(app, &child)?;
-    open_gate(&mut child).await?;
+    open(child.stdin.take()).await?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let whole = async {
         let mut kept = Vec::new();
@@ -136,8 +143,8 @@ fn enter(app: &App, child: &Child) -> io::Result<i32> {
     Ok(pid)
 }
 
-async fn open_gate(child: &mut Child) -> io::Result<()> {
-    let mut gate = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+async fn open(gate: Option<ChildStdin>) -> io::Result<()> {
+    let mut gate = gate.ok_or(io::ErrorKind::BrokenPipe)?;
     gate.write_all(b"go\n").await
 }
 

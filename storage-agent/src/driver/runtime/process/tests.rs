@@ -7,7 +7,9 @@ use flocker_api::{
     volume::Epoch,
 };
 
-use super::*;
+use rustix::process::Pid;
+
+use super::{record::Life, *};
 
 /// How long anything may take before a test has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
