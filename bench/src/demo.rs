@@ -1,7 +1,6 @@
 //! The demo: puts up a bed, lets two stateful apps move under load, and reports.
 //!
 //! What it shows is decided by [`crate::testbed::probe`]; what it does not, it says.
-#![expect(clippy::print_stdout, reason = "this is what the command prints")]
 
 use std::{future::Future, os::unix::process::CommandExt, path::PathBuf};
 
@@ -14,6 +13,15 @@ use crate::testbed::{
     plan::{Ground, Runtime, Storage},
     probe::{self, Choice, Wishes},
 };
+
+/// Prints a line. Nobody listening any more is no reason to leave a bed standing, as the
+/// panic of `println!` would.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _unheard = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
 
 /// Which bed, and where its parts are.
 #[derive(Debug, Clone, Args)]
@@ -86,7 +94,7 @@ where
     let interrupted = interrupted()?;
     let (mut bed, swept) = Testbed::begin(choice, folders)?;
     for what in swept {
-        println!("cleaned up: {what}");
+        say!("cleaned up: {what}");
     }
     describe(choice);
     let outcome = tokio::select! {
@@ -94,7 +102,7 @@ where
         () = interrupted => Ok(Ending::Interrupted),
     };
     if matches!(outcome, Ok(Ending::Interrupted)) {
-        println!("\ninterrupted: taking the test bed down");
+        say!("\ninterrupted: taking the test bed down");
     }
     let logs = match outcome {
         Ok(Ending::Good | Ending::Interrupted) => Logs::Remove,
@@ -103,10 +111,10 @@ where
     let kept = bed.logs().to_owned();
     let left = bed.down(logs).await;
     if logs == Logs::Keep {
-        println!("logs are in {}", kept.display());
+        say!("logs are in {}", kept.display());
     }
     for what in &left {
-        println!("left behind: {what}");
+        say!("left behind: {what}");
     }
     match outcome {
         Ok(Ending::Good) if !left.is_empty() => Ok(Ending::Bad),
@@ -142,18 +150,18 @@ fn describe(choice: &Choice) {
         Runtime::Docker => "a Docker Engine each",
         Runtime::Process => "plain processes in place of Docker",
     };
-    println!("test bed: {ground}, {storage}, {runtime}");
+    say!("test bed: {ground}, {storage}, {runtime}");
     for reason in &choice.because {
-        println!("  {reason}");
+        say!("  {reason}");
     }
     if choice.ground == Ground::Loopback {
-        println!("  so this does not show: separate networks, ports 80 and 443");
+        say!("  so this does not show: separate networks, ports 80 and 443");
     }
     if choice.storage == Storage::Directory {
-        println!("  so this does not show: ZFS snapshots, increments and their times");
+        say!("  so this does not show: ZFS snapshots, increments and their times");
     }
     if choice.runtime == Runtime::Process {
-        println!("  so this does not show: starts and stops of real containers");
+        say!("  so this does not show: starts and stops of real containers");
     }
 }
 
@@ -173,15 +181,17 @@ pub async fn keep_bed(options: &BedOptions, choice: &Choice, services: bool) -> 
             Ground::Namespaces => format!("nsenter --net --target {} ", std::process::id()),
             Ground::Loopback => String::new(),
         };
-        println!("the test bed is up; Ctrl-C takes it down\n");
-        println!("  {enter}{} --control {control} status", ctl.display());
+        say!("the test bed is up; Ctrl-C takes it down\n");
+        say!("  {enter}{} --control {control} status", ctl.display());
         for edge in bed.plan.edges() {
-            println!(
+            say!(
                 "  edge {}: http at {}, admin at {}",
-                edge.name, edge.http, edge.admin
+                edge.name,
+                edge.http,
+                edge.admin
             );
         }
-        println!("  logs: {}", bed.logs().display());
+        say!("  logs: {}", bed.logs().display());
         std::future::pending().await
     })
     .await
