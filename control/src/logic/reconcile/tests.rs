@@ -250,7 +250,7 @@ fn a_new_app_gets_volume_container_and_start_in_that_order() {
         AppAction::CreateContainer(_, Epoch(3))
     ));
     scene.node("n1", |node| {
-        node.containers.push(container(ContainerState::Created))
+        node.containers.push(container(ContainerState::Created));
     });
     assert!(matches!(
         scene.app_action().1,
@@ -448,7 +448,7 @@ fn an_app_that_is_being_moved_is_not_touched() {
     begin_move(&mut scene);
     scene.node("n1", |node| node.containers.clear());
     scene.node("n2", |node| {
-        node.containers.push(container(ContainerState::Created))
+        node.containers.push(container(ContainerState::Created));
     });
     scene.edge(|report| report.routes.clear());
     assert_eq!(scene.plan(), Plan::default());
