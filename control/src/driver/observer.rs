@@ -21,6 +21,9 @@ use crate::{
     logic::reconcile::{EdgeReport, Observed, Seen},
 };
 
+/// Up to so many routes a table is read whenever its edge is asked.
+const ROUTES_SMALL: u64 = 1_000;
+
 /// The newest answers of all agents and edges.
 #[derive(Debug)]
 pub struct Observations {
@@ -139,11 +142,29 @@ async fn observe_edge(context: Arc<Context>, edge: EdgeName) {
 
 async fn ask_edge(context: &Context, edge: &EdgeName) {
     let asked_ms = context.clock.now_ms();
-    let answer = context.peers.routes(edge).await;
+    let answer = edge_report(context, edge).await;
     let now_ms = context.clock.now_ms();
     context.observations.update(|observed| {
         if let Some(seen) = observed.edges.get_mut(edge) {
-            seen.update(answer.map(EdgeReport::from), asked_ms, now_ms);
+            seen.update(answer, asked_ms, now_ms);
         }
     });
+}
+
+/// An edge's table. A small one is read each time, and its gates with it; a large one only
+/// when its generation has changed or the edge was started anew.
+async fn edge_report(context: &Context, edge: &EdgeName) -> Result<EdgeReport, ErrorBody> {
+    let status = context.peers.edge_status(edge).await?;
+    let observed = context.observations.current();
+    let known = observed.edges.get(edge).and_then(Seen::ok);
+    let same = known
+        .filter(|known| known.generation == status.generation && known.uptime_s <= status.uptime_s);
+    if let (Some(known), true) = (same, status.routes > ROUTES_SMALL) {
+        return Ok(EdgeReport {
+            uptime_s: status.uptime_s,
+            ..known.clone()
+        });
+    }
+    let table = context.peers.routes(edge).await?;
+    Ok(EdgeReport::new(table, status.uptime_s))
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flocker_api::{
     app::{App, Deployment, Placement},
+    container::Mount,
     control::{DeployChange, route_keys},
     name::{AppName, NodeName, VolumeId, VolumeName},
     route::RouteKey,
@@ -170,13 +171,14 @@ pub fn deleted(old: &AppRecord) -> AppRecord {
     record
 }
 
-/// Volumes keep the identity that they have under their name.
+/// Volumes whose identity is left open (nil) keep the one that they have under their name.
 fn identify_volumes(
     app: &mut App,
     known: Option<&AppRecord>,
     new_id: &mut impl FnMut() -> VolumeId,
 ) {
-    for mount in &mut app.container.volumes {
+    let open = |mount: &&mut Mount| mount.volume.0.is_nil();
+    for mount in app.container.volumes.iter_mut().filter(open) {
         let mut known = known
             .into_iter()
             .flat_map(|record| &record.app.container.volumes);
@@ -190,6 +192,7 @@ fn identify_volumes(
 struct Clashes {
     routes: BTreeMap<RouteKey, AppName>,
     volumes: BTreeMap<VolumeName, AppName>,
+    ids: BTreeMap<VolumeId, AppName>,
     ports: BTreeMap<(NodeName, u16), AppName>,
 }
 
@@ -211,6 +214,13 @@ impl Clashes {
                 ));
             }
         }
+        for id in app.container.volumes.iter().map(|mount| mount.volume) {
+            if let Some(other) = self.ids.insert(id, name.clone()) {
+                errors.push(format!(
+                    "volume {id} is declared by app '{other}' and by app '{name}'"
+                ));
+            }
+        }
         for port in &app.container.ports {
             let Some(node) = node else { continue };
             let taken = self.ports.insert((node.clone(), *port), name.clone());
@@ -225,10 +235,7 @@ impl Clashes {
 
 #[cfg(test)]
 mod tests {
-    use flocker_api::{
-        app::AppRoute,
-        container::{ContainerSpec, Mount},
-    };
+    use flocker_api::{app::AppRoute, container::ContainerSpec};
 
     use super::*;
 

@@ -250,14 +250,14 @@ impl Cluster {
     /// Waits until no move runs and the world is as the store says.
     pub async fn settled(&self) {
         let settled = self.until(|state, inner| {
-            state.unfinished().next().is_none() && disorder(state, inner).is_empty()
+            state.unfinished().next().is_none() && disorder_of(state, inner).is_empty()
         });
         if !settled.await {
             let state = self.store.read().expect("memory works");
             let unfinished: Vec<_> = state.unfinished().collect();
             panic!(
                 "{:?}; {unfinished:#?}",
-                disorder(&state, &self.world.lock())
+                disorder_of(&state, &self.world.lock())
             );
         }
     }
@@ -281,12 +281,10 @@ impl Cluster {
         let mut inner = self.world.lock();
         inner.traffic();
         assert_eq!(inner.violations, Vec::<String>::new());
-        assert_eq!(disorder(&state, &inner), Vec::<String>::new());
+        assert_eq!(disorder_of(&state, &inner), Vec::<String>::new());
         let primary = &state.primaries[&notes()];
-        let kept: BTreeSet<_> = inner.nodes[&primary.node].copies[&volume()]
-            .content
-            .iter()
-            .collect();
+        let copies = inner.nodes[&primary.node].copies.values();
+        let kept: BTreeSet<_> = copies.flat_map(|copy| &copy.content).collect();
         let mut acknowledged = inner.acknowledged.iter();
         let lost = acknowledged.find(|number| !kept.contains(number));
         assert_eq!(lost, None, "an acknowledged write is lost");
@@ -324,9 +322,13 @@ pub async fn ended(control: &Control, id: MoveId) -> MoveStatus {
 }
 
 /// In what the world differs from what the store says it should be.
-pub fn disorder(state: &State, inner: &Inner) -> Vec<String> {
+pub fn disorder_of(state: &State, inner: &Inner) -> Vec<String> {
     let mut disorder = Vec::new();
-    let primary = &state.primaries[&notes()];
+    let Some(primary) = state.primaries.get(&notes()) else {
+        return vec!["the app has no primary".to_owned()];
+    };
+    let mounts = &state.apps[&notes()].app.container.volumes;
+    let volume = mounts.first().map_or_else(volume, |mount| mount.volume);
     for (name, node) in inner.nodes.iter().filter(|(_, node)| node.alive) {
         let here = *name == primary.node;
         let container = node.containers.get(&notes());
@@ -334,7 +336,7 @@ pub fn disorder(state: &State, inner: &Inner) -> Vec<String> {
         if here != runs || (!here && container.is_some()) {
             disorder.push(format!("{name}: its container runs: {runs}"));
         }
-        let copy = node.copies.get(&volume());
+        let copy = node.copies.get(&volume);
         let writable = copy.is_some_and(|c| c.role == Role::Primary);
         if here != writable || (here && copy.is_some_and(|c| c.epoch != primary.epoch)) {
             disorder.push(format!("{name}: its copy is primary: {writable}"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    edge::{RouteStatus, RouteTable, TransactionReply},
+    edge::{EdgeStatus, RouteStatus, RouteTable, TransactionReply},
     gate::{
         GateState, GateStatus, HoldReport, InFlight, PauseReply, PauseRequest, QuiesceReply,
         QuiesceRequest, ResumeReply, ResumeRequest, SwitchRequest, Token,
@@ -33,6 +33,17 @@ pub(super) fn answer(
     }
     let path = request.path.trim_start_matches("/v1/");
     match (request.method, path) {
+        (Method::Get, "status") => write(EdgeStatus {
+            name: name.clone(),
+            version: "simulated".to_owned(),
+            uptime_s: 0,
+            generation: edge.generation,
+            routes: edge.routes.len() as u64,
+            sessions: 0,
+            parked: 0,
+            workers: 1,
+            listeners: Vec::new(),
+        }),
         (Method::Get, "routes") => write(RouteTable {
             generation: edge.generation,
             routes: edge.routes.values().map(status).collect(),

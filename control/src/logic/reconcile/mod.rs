@@ -98,18 +98,22 @@ impl<T> Seen<T> {
 pub struct EdgeReport {
     /// Its generation.
     pub generation: Generation,
+    /// Since when the edge runs, in s.
+    pub uptime_s: u64,
     /// Its routes.
-    pub routes: BTreeMap<RouteKey, RouteStatus>,
+    pub routes: Arc<BTreeMap<RouteKey, RouteStatus>>,
 }
 
-impl From<RouteTable> for EdgeReport {
-    fn from(table: RouteTable) -> Self {
+impl EdgeReport {
+    /// A table as its edge gave it.
+    #[must_use]
+    pub fn new(table: RouteTable, uptime_s: u64) -> Self {
         let by_key = table.routes.into_iter();
+        let by_key = by_key.map(|status| (status.route.key.clone(), status));
         Self {
             generation: table.generation,
-            routes: by_key
-                .map(|status| (status.route.key.clone(), status))
-                .collect(),
+            uptime_s,
+            routes: Arc::new(by_key.collect()),
         }
     }
 }

@@ -101,7 +101,9 @@ impl Scene {
             node.containers.push(container(ContainerState::Running));
         });
         scene.record(|record| record.made.extend([volume()]));
-        scene.edge(|report| drop(report.routes.insert(key(), route("10.0.0.1:8081"))));
+        scene.edge(|report| {
+            Arc::make_mut(&mut report.routes).extend([(key(), route("10.0.0.1:8081"))]);
+        });
         scene
     }
 
@@ -339,7 +341,7 @@ fn a_silent_node_keeps_its_routes_and_is_left_alone() {
     let mut scene = Scene::serving();
     scene.silence("n1");
     assert_eq!(scene.plan(), Plan::default());
-    scene.edge(|report| report.routes.clear());
+    scene.edge(|report| Arc::make_mut(&mut report.routes).clear());
     assert!(matches!(&scene.operations()[..], [Operation::Put { .. }]));
 }
 
@@ -349,8 +351,8 @@ fn an_edge_gets_the_routes_that_it_lacks_or_has_wrong() {
     for wrong in [None, Some(route("10.0.0.2:8081"))] {
         scene.edge(|report| {
             report.generation = Generation(9);
-            report.routes.clear();
-            report.routes.extend(wrong.map(|route| (key(), route)));
+            Arc::make_mut(&mut report.routes).clear();
+            Arc::make_mut(&mut report.routes).extend(wrong.map(|route| (key(), route)));
         });
         let plan = scene.plan();
         let [Action::Routes { transaction, .. }] = &plan.actions[..] else {
@@ -367,7 +369,7 @@ fn routes_of_others_are_left_alone() {
     let mut scene = Scene::serving();
     scene.edge(|report| {
         let other: RouteKey = "http:other".parse().unwrap();
-        report.routes.insert(other, route("10.0.0.9:1"));
+        Arc::make_mut(&mut report.routes).insert(other, route("10.0.0.9:1"));
     });
     assert_eq!(scene.plan(), Plan::default());
 }
@@ -382,7 +384,7 @@ fn a_deleted_app_loses_container_and_routes_and_keeps_its_volume() {
         AppAction::RemoveContainer(..)
     ));
     scene.node("n1", |node| node.containers.clear());
-    scene.edge(|report| report.routes.clear());
+    scene.edge(|report| Arc::make_mut(&mut report.routes).clear());
     let settled = Action::Settle {
         app: name(),
         how: Settled::Deleted,
@@ -450,7 +452,7 @@ fn an_app_that_is_being_moved_is_not_touched() {
     scene.node("n2", |node| {
         node.containers.push(container(ContainerState::Created));
     });
-    scene.edge(|report| report.routes.clear());
+    scene.edge(|report| Arc::make_mut(&mut report.routes).clear());
     assert_eq!(scene.plan(), Plan::default());
 }
 
@@ -466,7 +468,10 @@ fn a_gate_that_an_ended_move_left_paused_is_resumed() {
     }
     let mut pause_with = |token| {
         scene.edge(|report| {
-            let gate = &mut report.routes.get_mut(&key()).unwrap().gate;
+            let gate = &mut Arc::make_mut(&mut report.routes)
+                .get_mut(&key())
+                .unwrap()
+                .gate;
             (gate.state, gate.token) = (GateState::Paused, Token(token));
         });
         scene.plan().actions
