@@ -5,8 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use flocker_bench::{
-    demo::{self, BedOptions, Ending},
-    testbed::keeper,
+    demo::{self, DemoOptions},
+    testbed::{
+        keeper,
+        stage::{self, BedOptions, Ending},
+    },
 };
 
 /// Loads, moves and measures a Flocker cluster; puts one up on this machine if need be.
@@ -19,6 +22,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Two stateful apps move between two nodes under load: the whole system on this machine
+    Demo(DemoOptions),
     /// A test bed: two nodes, four edges and a control service on this machine
     #[command(subcommand)]
     Testbed(TestbedCommand),
@@ -53,18 +58,13 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<Ending> {
     match command {
+        Command::Demo(options) => demo::run(&options),
         Command::Keeper => keeper::run().map(|()| Ending::Good),
         Command::Testbed(TestbedCommand::Up { bed, nodes_only }) => {
-            let choice = demo::choose(&bed)?;
-            runtime()?.block_on(demo::keep_bed(&bed, &choice, !nodes_only))
+            let choice = stage::choose(&bed)?;
+            stage::runtime()?.block_on(stage::keep_bed(&bed, &choice, !nodes_only))
         }
     }
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?)
 }
 
 fn init_log() {

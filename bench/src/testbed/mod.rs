@@ -25,6 +25,7 @@ pub mod plan;
 pub mod probe;
 mod process;
 pub mod ready;
+pub mod stage;
 
 use std::{
     fs,
@@ -310,7 +311,9 @@ impl Testbed {
         ];
         // By this the next run recognises what a killed run left on loopback.
         let run = ("FLOCKER_BED", self.run.path.to_string_lossy().into_owned());
-        let answers = ready::until(name, SERVICE_TIMEOUT, || ready::http(api, "/healthz"));
+        let answers = ready::until(name, SERVICE_TIMEOUT, || {
+            ready::http(api, "flocker", "/healthz")
+        });
         self.place(place)?
             .daemon(name, argv, &[run], answers)
             .await?;

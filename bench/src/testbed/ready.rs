@@ -34,15 +34,14 @@ where
     }
 }
 
-/// `GET path` is answered with 200.
+/// `GET path` of `host` is answered with 200.
 ///
 /// # Errors
 /// When it is not.
-pub async fn http(address: SocketAddr, path: &str) -> Result<()> {
+pub async fn http(address: SocketAddr, host: &str, path: &str) -> Result<()> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(4096).read_to_end(&mut answer).await?;
