@@ -35,6 +35,7 @@ mod yaml;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    time::Duration,
 };
 
 use flocker_api::{
@@ -48,6 +49,15 @@ use deployment::Placed;
 pub use error::{FormatError, Place, Problem};
 use reader::Reader;
 use yaml::{Node, Value};
+
+/// Reads a duration as the files have it: `300ms`, `10s`, `1m30s`, up to a day.
+///
+/// # Errors
+/// What would be one.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    let ms = quantity::duration_ms(text).ok_or(quantity::DURATION_EXPECTED)?;
+    Ok(Duration::from_millis(ms))
+}
 
 /// Reads application and deployment files; which is which is seen from their keys.
 ///

@@ -1,0 +1,409 @@
+//! `route`: routes and gates, of one edge or of all.
+
+use std::collections::BTreeMap;
+
+use flocker_api::{
+    ErrorBody, ErrorCode,
+    edge::{RouteStatus, RouteTable},
+    gate::{GateState, HoldLimits, HoldReport, PauseRequest, ResumeReply, ResumeRequest, Token},
+    route::{OnMove, Operation, Route, RouteKey, Transaction},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Cli, switch};
+use crate::{
+    args::{self, RouteTo, RouteVerb},
+    edges::Answer,
+    failure::{Failure, Verdict},
+    human,
+    output::{Output, Paint},
+};
+
+/// `flockerctl route`
+pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Failure> {
+    match args.verb {
+        RouteVerb::Ls => list(cli).await,
+        RouteVerb::Show { key } => show(cli, &key).await,
+        RouteVerb::Add(to) => {
+            let done = format!("{} added", to.key);
+            let route = route(to, OnMove::default());
+            change(cli, vec![Operation::Add { route }], &done).await
+        }
+        RouteVerb::Set(to) => {
+            let done = format!("{} changed", to.key);
+            let on_move = present_on_move(cli, &to.key).await?;
+            let route = route(to, on_move);
+            change(cli, vec![Operation::Set { route }], &done).await
+        }
+        RouteVerb::Rm { keys } => {
+            let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+            let done = format!("{} removed", names.join(", "));
+            let operations = keys.into_iter().map(|key| Operation::Remove { key });
+            change(cli, operations.collect(), &done).await
+        }
+        RouteVerb::Pause(args) => pause(cli, args).await,
+        RouteVerb::Resume(args) => resume(cli, args).await,
+        RouteVerb::Switch(args) => switch::run(cli, args).await,
+    }
+}
+
+fn route(to: RouteTo, on_move: OnMove) -> Route {
+    Route {
+        key: to.key,
+        upstreams: to.to,
+        on_move: to.on_move.unwrap_or(on_move),
+    }
+}
+
+/// The `on_move` that a route has, so that a change of its upstreams leaves it as it is.
+async fn present_on_move(cli: &Cli<'_>, key: &RouteKey) -> Result<OnMove, Failure> {
+    let tables = cli.edges.tables().await?;
+    let found = tables
+        .iter()
+        .filter_map(Answer::ok)
+        .find_map(|table| find(table, key));
+    Ok(found.map(|status| status.route.on_move).unwrap_or_default())
+}
+
+fn find<'t>(table: &'t RouteTable, key: &RouteKey) -> Option<&'t RouteStatus> {
+    table.routes.iter().find(|status| status.route.key == *key)
+}
+
+async fn change(cli: &Cli<'_>, operations: Vec<Operation>, done: &str) -> Result<Verdict, Failure> {
+    let transaction = Transaction {
+        against: None,
+        operations,
+    };
+    let answers = cli.edges.transact(&transaction).await?;
+    if cli.out.json {
+        cli.out.json(&answers)?;
+    } else {
+        let ok: Vec<String> = answers
+            .iter()
+            .filter_map(|answer| {
+                let generation = answer.ok()?.generation;
+                Some(format!("{} (generation {generation})", answer.edge))
+            })
+            .collect();
+        if !ok.is_empty() {
+            cli.out.line(&format!("{done} on {}", ok.join(", ")))?;
+        }
+    }
+    Ok(report(cli.out, &answers))
+}
+
+/// Reports the edges that failed, edge by edge.
+pub(super) fn report<T>(out: &Output, answers: &[Answer<T>]) -> Verdict {
+    let mut verdict = Verdict::Done;
+    for answer in answers {
+        if let Some(error) = answer.error() {
+            verdict = Verdict::Failed;
+            if !out.json {
+                out.complain(&format!("edge {}: {}", answer.edge, error.message));
+            }
+        }
+    }
+    if answers.is_empty() {
+        verdict = Verdict::Failed;
+        out.complain("there are no edges");
+    }
+    verdict
+}
+
+async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
+    let answers = cli.edges.tables().await?;
+    if cli.out.json {
+        cli.out.json(&answers)?;
+    } else {
+        cli.out.text(&table(cli.out, &answers))?;
+    }
+    Ok(report(cli.out, &answers))
+}
+
+/// What is the same on several edges is one line.
+#[derive(Default)]
+struct Merged<'a> {
+    edges: Vec<&'a str>,
+    in_flight: u64,
+    parked: u64,
+    requests: u64,
+    failed: u64,
+}
+
+fn table(out: &Output, answers: &[Answer<RouteTable>]) -> String {
+    let mut merged: BTreeMap<(&RouteKey, String, &str), Merged<'_>> = BTreeMap::new();
+    let mut edges = 0;
+    for answer in answers {
+        let Some(table) = answer.ok() else { continue };
+        edges += 1;
+        for status in &table.routes {
+            let line = (
+                &status.route.key,
+                leads_to(&status.route),
+                gate_word(status.gate.state),
+            );
+            let line = merged.entry(line).or_default();
+            line.edges.push(&answer.edge);
+            line.in_flight += status.gate.in_flight;
+            line.parked += status.gate.parked;
+            line.requests += status.requests;
+            line.failed += status.failed;
+        }
+    }
+    if merged.is_empty() {
+        return match edges {
+            0 => String::new(),
+            _ => "no routes\n".to_owned(),
+        };
+    }
+    let rows = merged.into_iter().map(|((key, to, gate), line)| {
+        let on = match (line.edges.len(), edges) {
+            (1, 1) => line.edges[0].to_owned(),
+            (all, edges) if all == edges => format!("all {edges}"),
+            _ => line.edges.join(", "),
+        };
+        vec![
+            key.to_string(),
+            to,
+            gate.to_owned(),
+            human::count(line.in_flight),
+            human::count(line.parked),
+            human::count(line.requests),
+            human::count(line.failed),
+            on,
+        ]
+    });
+    let header = [
+        "ROUTE",
+        "LEADS TO",
+        "GATE",
+        "IN FLIGHT",
+        "PARKED",
+        "REQUESTS",
+        "FAILED",
+        "EDGES",
+    ];
+    out.table(&header, rows.collect())
+}
+
+fn leads_to(route: &Route) -> String {
+    let upstreams: Vec<String> = route.upstreams.iter().map(ToString::to_string).collect();
+    let upstreams = upstreams.join(", ");
+    match route.on_move {
+        OnMove::Close => upstreams,
+        OnMove::Wait => format!("{upstreams} (on move: wait)"),
+    }
+}
+
+fn gate_word(state: GateState) -> &'static str {
+    match state {
+        GateState::Open => "open",
+        GateState::Paused => "paused",
+        GateState::Draining => "draining",
+    }
+}
+
+async fn show(cli: &Cli<'_>, key: &RouteKey) -> Result<Verdict, Failure> {
+    let answers = cli.edges.route(key).await?;
+    if answers.iter().all(|answer| {
+        let error = answer.error();
+        error.is_some_and(|error| error.code == ErrorCode::NotFound)
+    }) {
+        let message = format!("no edge has the route {key}; flockerctl route ls lists them");
+        return Err(ErrorBody::new(ErrorCode::NotFound, message).into());
+    }
+    if cli.out.json {
+        cli.out.json(&answers)?;
+    } else {
+        for answer in &answers {
+            if let Some(status) = answer.ok() {
+                cli.out.text(&details(cli.out, &answer.edge, status))?;
+            }
+        }
+    }
+    Ok(report(cli.out, &answers))
+}
+
+fn details(out: &Output, edge: &str, status: &RouteStatus) -> String {
+    let gate = &status.gate;
+    let mut lines = vec![("leads to", leads_to(&status.route))];
+    let mut state = gate_word(gate.state).to_owned();
+    if gate.state == GateState::Paused {
+        state.push_str(&format!(" under token {}", gate.token));
+        if let Some(left) = gate.lapses_in_ms {
+            state.push_str(&format!(", lapses in {}", human::whole_ms(left)));
+        }
+    }
+    lines.push(("gate", state));
+    lines.push(("in flight", human::count(gate.in_flight)));
+    let mut parked = human::count(gate.parked);
+    if gate.parked > 0 {
+        let bytes = human::bytes(gate.parked_bytes);
+        let oldest = human::whole_ms(gate.oldest_wait_ms);
+        parked.push_str(&format!(
+            ", {bytes} sent ahead, the oldest waits for {oldest}"
+        ));
+    }
+    lines.push(("parked", parked));
+    if let Some(limits) = &gate.limits {
+        lines.push(("limits", limits_line(limits)));
+    }
+    let (requests, failed) = (human::count(status.requests), human::count(status.failed));
+    lines.push((
+        "requests",
+        format!("{requests}, {failed} failed at the edge"),
+    ));
+    let (key, edge) = (status.route.key.to_string(), edge.to_owned());
+    let mut text = format!("{} on {edge}\n", out.paint(Paint::Strong, &key));
+    for (name, value) in lines {
+        let name = out.paint(Paint::Faint, &format!("{name:<9}"));
+        text.push_str(&format!("  {name} {value}\n"));
+    }
+    text
+}
+
+fn limits_line(limits: &HoldLimits) -> String {
+    format!(
+        "hold {}, {} parked, {} a client, {}",
+        human::setting_ms(limits.hold_ms),
+        human::count(limits.sessions as u64),
+        human::count(limits.per_client as u64),
+        human::bytes(limits.bytes as u64)
+    )
+}
+
+/// The request for a pause.
+pub(super) fn pause_request(keys: Vec<RouteKey>, hold: std::time::Duration) -> PauseRequest {
+    PauseRequest {
+        token: None,
+        keys,
+        limits: HoldLimits {
+            hold_ms: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX),
+            ..HoldLimits::default()
+        },
+    }
+}
+
+async fn pause(cli: &Cli<'_>, args: args::Pause) -> Result<Verdict, Failure> {
+    let names: Vec<String> = args.keys.iter().map(ToString::to_string).collect();
+    let request = pause_request(args.keys, args.hold);
+    let hold = human::setting_ms(request.limits.hold_ms);
+    let (token, answers) = cli.edges.pause(&request).await?;
+    if cli.out.json {
+        cli.out.json(&json!({ "token": token, "edges": answers }))?;
+    } else if let Some(token) = token
+        && answers.iter().any(|answer| answer.ok().is_some())
+    {
+        let paused = answers.iter().filter(|answer| answer.ok().is_some());
+        let edges: Vec<&str> = paused.map(|answer| answer.edge.as_str()).collect();
+        let names_text = names.join(" ");
+        cli.out.text(&format!(
+            "{names_text} paused under token {token} on {}; lapses in {hold}\n  \
+             resume with: flockerctl route resume {names_text} --token {token}\n",
+            edges.join(", ")
+        ))?;
+    }
+    Ok(report(cli.out, &answers))
+}
+
+async fn resume(cli: &Cli<'_>, args: args::Resume) -> Result<Verdict, Failure> {
+    let requests = match args.token {
+        Some(token) => vec![ResumeRequest {
+            token: Token(token),
+            keys: args.keys,
+        }],
+        None => holding(cli, &args.keys).await?,
+    };
+    let mut all = Vec::new();
+    for request in &requests {
+        all.extend(cli.edges.resume(request).await?);
+    }
+    if cli.out.json {
+        cli.out.json(&all)?;
+    } else {
+        cli.out.text(&holds(cli.out, &all))?;
+    }
+    Ok(report(cli.out, &all))
+}
+
+/// A request for each token that holds some of the routes now.
+async fn holding(cli: &Cli<'_>, keys: &[RouteKey]) -> Result<Vec<ResumeRequest>, Failure> {
+    let tables = cli.edges.tables().await?;
+    let mut by_token: BTreeMap<Token, Vec<RouteKey>> = BTreeMap::new();
+    for key in keys {
+        let statuses = tables.iter().filter_map(Answer::ok);
+        let gates = statuses
+            .filter_map(|table| find(table, key))
+            .map(|status| &status.gate);
+        let paused = gates.filter(|gate| gate.state == GateState::Paused);
+        if let Some(token) = paused.map(|gate| gate.token).max() {
+            by_token.entry(token).or_default().push(key.clone());
+        }
+    }
+    if by_token.is_empty() {
+        let unreachable = report(cli.out, &tables) == Verdict::Failed;
+        let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let place = if unreachable {
+            "on the edges that answer"
+        } else {
+            "now"
+        };
+        let message = format!("{} is not paused {place}", names.join(", "));
+        return Err(ErrorBody::new(ErrorCode::NotPaused, message).into());
+    }
+    let requests = by_token
+        .into_iter()
+        .map(|(token, keys)| ResumeRequest { token, keys });
+    Ok(requests.collect())
+}
+
+/// What pauses were like, edge by edge.
+pub(super) fn holds(out: &Output, answers: &[Answer<ResumeReply>]) -> String {
+    let rows: Vec<Vec<String>> = answers
+        .iter()
+        .filter_map(|answer| answer.ok().map(|reply| (&answer.edge, reply)))
+        .flat_map(|(edge, reply)| reply.holds.iter().map(move |hold| hold_row(edge, hold)))
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let header = [
+        "ROUTE",
+        "EDGE",
+        "PAUSED",
+        "LET GO",
+        "LONGEST WAIT",
+        "REFUSED",
+        "GONE",
+    ];
+    out.table(&header, rows)
+}
+
+fn hold_row(edge: &str, hold: &HoldReport) -> Vec<String> {
+    let lapsed = if hold.lapsed { " (lapsed)" } else { "" };
+    vec![
+        hold.key.to_string(),
+        edge.to_owned(),
+        format!("{}{lapsed}", micros(hold.paused_us)),
+        human::count(hold.released),
+        micros(hold.longest_wait_us),
+        human::count(hold.refused),
+        human::count(hold.client_gone),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn micros(us: u64) -> String {
+    human::ms(us as f64 / 1e3)
+}
+
+/// What a switch has done, for `--json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Switched<'a> {
+    pub(super) token: Token,
+    pub(super) pause_ms: f64,
+    pub(super) quiesce_ms: f64,
+    pub(super) switch_ms: f64,
+    pub(super) edges: &'a [Answer<ResumeReply>],
+}

@@ -1,0 +1,59 @@
+//! Errors and exit codes: 0 done, 1 failed, 2 wrong arguments or files.
+
+use std::{io, process::ExitCode};
+
+use flocker_api::{ErrorBody, ErrorCode};
+use serde_json::json;
+
+use crate::output::Output;
+
+/// How a command ended that has shown its result already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As wished.
+    Done,
+    /// Not as wished; what was shown says why.
+    Failed,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A service refused or could not be asked.
+    #[error("{0}")]
+    Service(#[from] ErrorBody),
+    /// What the user gave is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// What was shown could not be written, or the like.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reports a failure and says with which code to exit.
+pub(crate) fn exit_code(result: Result<Verdict, Failure>, output: &Output) -> ExitCode {
+    let failure = match result {
+        Ok(Verdict::Done) => return ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => return ExitCode::from(1),
+        // Whoever reads us has seen enough: `flockerctl route ls | head -1`.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(failure) => failure,
+    };
+    if output.json {
+        let body = match &failure {
+            Failure::Service(body) => body.clone(),
+            Failure::Usage(text) => ErrorBody::new(ErrorCode::InvalidRequest, text.clone()),
+            Failure::Io(error) => ErrorBody::new(ErrorCode::Internal, error.to_string()),
+        };
+        output.complain_json(&json!({ "error": body }));
+    } else {
+        output.complain(&failure.to_string());
+    }
+    ExitCode::from(if matches!(failure, Failure::Usage(_)) {
+        2
+    } else {
+        1
+    })
+}
