@@ -283,7 +283,7 @@ async fn destroy_volume(State(agent): Shared, Path(id): Path<String>, request: B
     agent
         .run("destroy", async move {
             let work = async { Ok(containers.parts().4.destroy(id, epoch).await?) };
-            containers.without_users(id, work).await?;
+            containers.without_users(id, epoch, work).await?;
             Ok(json!({}))
         })
         .await
@@ -332,7 +332,7 @@ async fn demote(State(agent): Shared, Path(id): Path<String>, request: Body) -> 
     agent
         .run("demote", async move {
             let work = async { Ok(containers.parts().4.demote(id, epoch).await?) };
-            containers.without_users(id, work).await
+            containers.without_users(id, epoch, work).await
         })
         .await
 }

@@ -277,13 +277,17 @@ impl Containers {
     /// Does something to a volume that no running container may have: demote, destroy.
     ///
     /// # Errors
-    /// A container that runs has it; or what `work` answers.
+    /// Stale epoch; a container that runs has it; or what `work` answers.
     pub async fn without_users<T>(
         &self,
         id: VolumeId,
+        epoch: Epoch,
         work: impl Future<Output = Result<T, ErrorBody>>,
     ) -> Result<T, ErrorBody> {
         let _no_start = self.inner.fence.write().await;
+        if let Some(volume) = self.volume(id).await? {
+            self.check_volume_epoch(&volume, epoch)?;
+        }
         let all = self.inner.runtime.list().await?;
         if let Some(user) = all.iter().find(|one| one.runs() && one.uses(id)) {
             return Err(ErrorBody::new(

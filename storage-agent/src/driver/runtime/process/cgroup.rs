@@ -28,7 +28,11 @@ impl Cgroups {
             .filter(|mount| mount.join("cgroup.controllers").exists())
             .map(|mount| mount.join("flocker").join(id))
             .find(|folder| fs::create_dir_all(folder).is_ok())
-            .map(|folder| Self { folder })
+            .map(|folder| {
+                // It is there only while an app is in it: an agent that is killed leaves none.
+                drop(fs::remove_dir(&folder));
+                Self { folder }
+            })
     }
 
     /// The cgroup of an app, whether or not it is there.
@@ -36,13 +40,6 @@ impl Cgroups {
         Cgroup {
             folder: self.folder.join(app.as_str()),
         }
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        // Only an empty folder goes away: apps that go on keep theirs.
-        drop(fs::remove_dir(&self.folder));
     }
 }
 
@@ -97,9 +94,13 @@ impl Cgroup {
         fs::write(self.folder.join("cgroup.kill"), "1").is_ok()
     }
 
-    /// Removes it; an app that still has processes keeps it.
+    /// Removes it, and the agent's folder with the last one; an app that still has processes
+    /// keeps it.
     pub(super) fn remove(&self) {
         drop(fs::remove_dir(&self.folder));
+        if let Some(agent) = self.folder.parent() {
+            drop(fs::remove_dir(agent));
+        }
     }
 }
 
