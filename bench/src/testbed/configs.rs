@@ -91,7 +91,11 @@ fn fit_runtime(bed: &Bed<'_>, file: &mut Table) -> bool {
     let mut runtime = Table::new();
     runtime.insert("kind".to_owned(), "process".into());
     runtime.insert("images".to_owned(), images.into());
-    runtime.insert("state".to_owned(), "/var/lib/flocker/containers".into());
+    let state = super::ledger::containers(bed.folder);
+    runtime.insert(
+        "state".to_owned(),
+        state.to_string_lossy().into_owned().into(),
+    );
     file.insert("runtime".to_owned(), Value::Table(runtime));
     true
 }

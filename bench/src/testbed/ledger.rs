@@ -28,6 +28,8 @@ pub(crate) struct Owner {
     started: u64,
     /// Cgroup under which its engines put containers.
     pub(crate) cgroup: String,
+    /// Cgroups of its agents' process runtimes.
+    agent_cgroups: Vec<String>,
     /// Pools that it made in the kernel.
     pub(crate) pools: Vec<String>,
 }
@@ -60,14 +62,21 @@ impl Run {
         let started = process::find(pid)
             .context("/proc shows no such process as this")?
             .started;
+        fs::create_dir_all(parent)?;
+        let path = parent.canonicalize()?.join(format!("{PREFIX}{number}"));
+        // An agent names its cgroup by its node and the folder of its state.
+        let agent_cgroup = |node: &str| {
+            let state = containers(&path.join(node));
+            let id = crc32fast::hash(state.as_os_str().as_encoded_bytes());
+            format!("flocker/{node}-{id:08x}")
+        };
         let owner = Owner {
             pid,
             started,
             cgroup: format!("flocker-bed-{number}"),
+            agent_cgroups: ["n1", "n2"].map(agent_cgroup).into(),
             pools: [1, 2].map(|n| format!("flocker-bed-{number}-n{n}")).into(),
         };
-        fs::create_dir_all(parent)?;
-        let path = parent.canonicalize()?.join(format!("{PREFIX}{number}"));
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -88,6 +97,11 @@ impl Run {
     pub(crate) fn end(&self) -> Vec<String> {
         remove(&self.path, Some(&self.owner))
     }
+}
+
+/// Where the process runtime of a place keeps what it knows of its containers.
+pub(crate) fn containers(place: &Path) -> PathBuf {
+    place.join("lib/containers")
 }
 
 /// Cleans up after runs under `parent` whose owner is gone; answers with what was found.
@@ -129,7 +143,9 @@ pub(crate) fn sweep(parent: &Path) -> Vec<String> {
 fn remove(path: &Path, owner: Option<&Owner>) -> Vec<String> {
     let mut left = end_processes(path);
     if let Some(owner) = owner {
-        remove_cgroups(&owner.cgroup);
+        for cgroup in owner.agent_cgroups.iter().chain([&owner.cgroup]) {
+            remove_cgroups(cgroup);
+        }
     }
     if let Err(error) = fs::remove_dir_all(path) {
         left.push(format!("{} could not be removed: {error}", path.display()));
