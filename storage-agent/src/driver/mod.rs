@@ -2,7 +2,14 @@
 
 pub mod admin;
 pub mod containers;
+mod directory;
 mod preflight;
 mod probe;
+mod progress;
+mod receiver;
+mod replicator;
 pub mod runtime;
+mod storage;
+pub mod transport;
 pub mod volumes;
+mod zfs;

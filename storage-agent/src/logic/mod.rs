@@ -1,3 +1,8 @@
 //! What the agent decides, without sockets, files, processes or clocks.
 
 pub mod container;
+pub mod label;
+pub mod plan;
+pub mod retention;
+pub mod transfer;
+pub mod wire;

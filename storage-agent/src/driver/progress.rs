@@ -1,0 +1,75 @@
+//! How far a volume's running transfer is, for whoever asks meanwhile.
+
+use std::sync::{Mutex, PoisonError};
+
+use flocker_api::{name::NodeName, volume::TransferStatus};
+use tokio::time::Instant;
+
+/// A volume's running transfer, if one runs.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    peer: NodeName,
+    snapshot: String,
+    bytes: u64,
+    started: Instant,
+}
+
+impl Progress {
+    /// A transfer begins; it is over when the guard is dropped.
+    pub(crate) fn begin(&self, peer: &NodeName, snapshot: &str) -> Guard<'_> {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running {
+            peer: peer.clone(),
+            snapshot: snapshot.to_owned(),
+            bytes: 0,
+            started: Instant::now(),
+        });
+        Guard { progress: self }
+    }
+
+    /// What runs now.
+    pub(crate) fn status(&self) -> Option<TransferStatus> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map(|running| TransferStatus {
+            peer: running.peer.clone(),
+            snapshot: running.snapshot.clone(),
+            bytes: running.bytes,
+            bytes_expected: None,
+            elapsed_ms: u64::try_from(running.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// A running transfer.
+#[derive(Debug)]
+pub(crate) struct Guard<'a> {
+    progress: &'a Progress,
+}
+
+impl Guard<'_> {
+    /// Bytes of the stream so far.
+    pub(crate) fn set(&self, bytes: u64) {
+        let mut running = self
+            .progress
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_mut() {
+            running.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        *self
+            .progress
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

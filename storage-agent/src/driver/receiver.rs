@@ -1,0 +1,315 @@
+//! The receiving side: one session for each connection, one stream in it.
+//!
+//! After a stream has ended, however, the receiver looks at what it has and answers by that;
+//! the end of `receive` alone proves nothing.
+
+use std::future::Future;
+
+use flocker_api::{ErrorBody, volume::Guid};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{
+    storage::{LocalCopy, ReceiveError, ReceiveSink, Stamp, Storage},
+    transport::{Connection, FrameReader, FrameWriter, TransferLimits, peer},
+    volumes::Volumes,
+};
+use crate::{
+    error::VolumeError,
+    logic::{
+        label::Label,
+        transfer::{Aftermath, admit, aftermath},
+        wire::{Accept, Ack, Begin, End, Frame, Hello, PROTOCOL},
+    },
+};
+
+/// How long a sender may take to close after it was told that its stream is not taken.
+const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Serves one sender from its first frame to its last.
+pub(crate) async fn serve(mut connection: Connection, volumes: &Volumes) {
+    let address = connection.reader.address;
+    if let Err(error) = session(&mut connection, volumes).await {
+        tracing::warn!(peer = %address, error = %flocker_api::error::chain(&error), "a stream was not taken");
+        connection.writer.close().await;
+        connection.reader.drain(DRAIN_MAX).await;
+    }
+}
+
+async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), VolumeError> {
+    let hello = match connection.reader.next_message().await? {
+        Frame::Hello(hello) => hello,
+        other => return Err(out_of_turn(&connection.reader, &other)),
+    };
+    let entry = volumes.entry(hello.handshake.volume);
+    let limits = volumes.limits();
+    // Until here is the lock the sender's patience is asked for; after it, heartbeats tell it.
+    let admitted = async {
+        let lock =
+            timeout(limits.lock, entry.lock.lock())
+                .await
+                .map_err(|_| VolumeError::Busy {
+                    id: hello.handshake.volume,
+                    reason: "something else is being done with it on the receiving node".to_owned(),
+                })?;
+        let here = prepare(volumes.storage(), &hello, &connection.reader).await?;
+        Ok((lock, here))
+    }
+    .await;
+    let (_lock, here) = match admitted {
+        Ok(admitted) => admitted,
+        Err(error) => return refuse(&mut connection.writer, error, Frame::Refuse).await,
+    };
+    let accept = Accept {
+        node: volumes.node().clone(),
+        epoch: here.as_ref().map(|copy| copy.epoch),
+        snapshots: here
+            .as_ref()
+            .map(|c| c.snapshots.clone())
+            .unwrap_or_default(),
+    };
+    connection.writer.send(&Frame::Accept(accept)).await?;
+    let begin = match connection.reader.next_message().await {
+        Ok(Frame::Begin(begin)) => begin,
+        Ok(other) => return Err(out_of_turn(&connection.reader, &other)),
+        // The sender found nothing to send, or thought better of it.
+        Err(VolumeError::Peer { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if begin.to.parse::<Label>().is_err() {
+        let reason = format!("'{}' is no name of a snapshot", begin.to);
+        return Err(peer(connection.reader.address, reason));
+    }
+    let progress = entry.progress.begin(&hello.handshake.from, &begin.to);
+    let receiving = Receiving {
+        storage: volumes.storage(),
+        limits,
+        hello: &hello,
+        begin: &begin,
+        here: here.as_ref(),
+    };
+    match receiving
+        .run(connection, &|bytes| progress.set(bytes))
+        .await
+    {
+        Ok(guid) => {
+            connection.writer.send(&Frame::Ack(Ack { guid })).await?;
+            volumes.tidy_later(hello.handshake.volume);
+            Ok(())
+        }
+        Err(error) => refuse(&mut connection.writer, error, Frame::Nack).await,
+    }
+}
+
+/// Checks that the sender may send, and makes the copy ready to take it.
+async fn prepare(
+    storage: &Storage,
+    hello: &Hello,
+    reader: &FrameReader,
+) -> Result<Option<LocalCopy>, VolumeError> {
+    if hello.protocol != PROTOCOL {
+        let reason = format!(
+            "it speaks protocol {}, this node {PROTOCOL}",
+            hello.protocol
+        );
+        return Err(peer(reader.address, reason));
+    }
+    let here = storage.find(hello.handshake.volume).await?;
+    let standing = here.as_ref().map(LocalCopy::standing);
+    admit(&hello.handshake, hello.storage, storage.kind(), standing)?;
+    if here.is_none() {
+        let copies = storage.list().await?;
+        if let Some(other) = copies.iter().find(|c| c.name == hello.handshake.name) {
+            return Err(VolumeError::NameTaken {
+                name: other.name.clone(),
+                id: other.id,
+            });
+        }
+    }
+    if let Some(copy) = &here {
+        storage.unmount(copy).await?;
+    }
+    Ok(here)
+}
+
+async fn refuse(
+    writer: &mut FrameWriter,
+    error: VolumeError,
+    frame: fn(ErrorBody) -> Frame,
+) -> Result<(), VolumeError> {
+    let text = flocker_api::error::chain(&error);
+    let body = ErrorBody::from(error);
+    let code = body.code;
+    writer.send(&frame(body)).await?;
+    Err(VolumeError::Refused {
+        peer: "this node".to_owned(),
+        body: ErrorBody::new(code, text),
+    })
+}
+
+fn out_of_turn(reader: &FrameReader, frame: &Frame) -> VolumeError {
+    peer(
+        reader.address,
+        format!("it said {} out of turn", frame.kind()),
+    )
+}
+
+/// How a stream ended, as far as the frames tell.
+enum Ended {
+    /// Whole.
+    Whole(End),
+    /// The taker would not have more of it.
+    Taker,
+}
+
+struct Receiving<'a> {
+    storage: &'a Storage,
+    limits: &'a TransferLimits,
+    hello: &'a Hello,
+    begin: &'a Begin,
+    here: Option<&'a LocalCopy>,
+}
+
+impl Receiving<'_> {
+    async fn run(
+        &self,
+        connection: &mut Connection,
+        moved: &(dyn Fn(u64) + Sync),
+    ) -> Result<Guid, VolumeError> {
+        let handshake = &self.hello.handshake;
+        let stamp = Stamp {
+            id: handshake.volume,
+            name: handshake.name.clone(),
+            size_bytes: handshake.size_bytes,
+            epoch: handshake.epoch,
+        };
+        let mut sink = self
+            .storage
+            .receive(&stamp, self.begin.from, &self.begin.to)?;
+        let ended = self.take(connection, &mut sink, moved).await;
+        // Closes the taker's input: the end of a whole stream, the abort of any other.
+        let finished = self.alive(&mut connection.writer, sink.finish()).await;
+        let to = match (ended?, &finished) {
+            (Ended::Whole(end), _) => Some(end.guid),
+            (Ended::Taker, Err(_)) => None,
+            (Ended::Taker, Ok(())) => {
+                return Err(VolumeError::Damaged(
+                    "the receiver ended before the stream did".to_owned(),
+                ));
+            }
+        };
+        let settled = self.settle(&stamp, to, finished);
+        self.alive(&mut connection.writer, settled).await
+    }
+
+    /// Passes the stream on until its end.
+    async fn take(
+        &self,
+        connection: &mut Connection,
+        sink: &mut ReceiveSink,
+        moved: &(dyn Fn(u64) + Sync),
+    ) -> Result<Ended, VolumeError> {
+        let Connection { reader, writer } = connection;
+        let mut bytes = 0;
+        loop {
+            let message = timeout(self.limits.stall, reader.next_message());
+            let message = self.alive(writer, message).await;
+            let message = message.map_err(|_| VolumeError::Timeout {
+                what: "waiting for bytes of the stream".to_owned(),
+                limit: self.limits.stall,
+            })??;
+            match message {
+                Frame::Data(data) => {
+                    bytes += data.len() as u64;
+                    if let Err(error) = self.alive(writer, sink.write(data)).await {
+                        tracing::debug!(%error, "the taker has ended");
+                        return Ok(Ended::Taker);
+                    }
+                    moved(bytes);
+                }
+                Frame::End(end) if end.bytes == bytes => return Ok(Ended::Whole(end)),
+                Frame::End(end) => {
+                    return Err(VolumeError::Damaged(format!(
+                        "it ended after {bytes} bytes; its sender counted {}",
+                        end.bytes
+                    )));
+                }
+                Frame::Nack(body) => {
+                    return Err(VolumeError::Refused {
+                        peer: reader.address.to_string(),
+                        body,
+                    });
+                }
+                other => return Err(out_of_turn(reader, &other)),
+            }
+        }
+    }
+
+    /// Looks at what is here now, and decides by that.
+    async fn settle(
+        &self,
+        stamp: &Stamp,
+        to: Option<Guid>,
+        finished: Result<(), ReceiveError>,
+    ) -> Result<Guid, VolumeError> {
+        let now = self.storage.find(stamp.id).await?;
+        let snapshots = now
+            .as_ref()
+            .map(|copy| copy.snapshots.as_slice())
+            .unwrap_or_default();
+        let touched = finished.as_ref().is_err_and(|error| error.touched);
+        let standing = now.as_ref().or(self.here).map(LocalCopy::standing);
+        let verdict = standing.map_or(Aftermath::Failed, |standing| {
+            aftermath(
+                standing,
+                snapshots,
+                stamp.epoch,
+                self.begin.from,
+                to,
+                touched,
+            )
+        });
+        match (verdict, to, finished) {
+            (Aftermath::Received, Some(guid), _) => {
+                self.storage.stamp(self.here, stamp).await?;
+                Ok(guid)
+            }
+            (Aftermath::RollBack(to), _, _) => {
+                tracing::warn!(
+                    volume = %stamp.id, snapshot = %to.name,
+                    "the replica was modified outside of replication; it goes back to its newest snapshot"
+                );
+                self.storage.roll_back(stamp.id, &to.name).await?;
+                Err(VolumeError::Busy {
+                    id: stamp.id,
+                    reason: format!(
+                        "the replica had been modified and was rolled back to {}",
+                        to.name
+                    ),
+                })
+            }
+            (_, _, Err(failed)) => Err(failed.error),
+            (_, _, Ok(())) => Err(VolumeError::Damaged(
+                "the stream was taken, yet its snapshot is not here".to_owned(),
+            )),
+        }
+    }
+
+    /// Waits for something while telling the sender that this side is alive. A sender that is
+    /// gone is noticed by whoever reads next; what is waited for is seen through either way.
+    async fn alive<T>(&self, writer: &mut FrameWriter, waiting: impl Future<Output = T>) -> T {
+        let mut heartbeat = interval(self.limits.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.reset();
+        tokio::pin!(waiting);
+        let mut heard = true;
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut waiting => return done,
+                _ = heartbeat.tick(), if heard => {
+                    heard = writer.send(&Frame::Heartbeat).await.is_ok();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The seam between volumes and what stores them: ZFS, or directories.
+//!
+//! A storage does what it is told, under a lock that its caller holds per volume; who may do
+//! what, and when, is decided above it.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use flocker_api::{
+    agent::{CreateVolume, StorageKind, StorageStatus},
+    name::{VolumeId, VolumeName},
+    volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
+};
+
+use super::{directory::Directory, zfs::Zfs};
+use crate::{error::VolumeError, logic::transfer::Standing};
+
+/// A copy of a volume on this node, as its storage has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalCopy {
+    pub(crate) id: VolumeId,
+    pub(crate) name: VolumeName,
+    pub(crate) role: Role,
+    pub(crate) epoch: Epoch,
+    pub(crate) size_bytes: Option<u64>,
+    pub(crate) used_bytes: u64,
+    pub(crate) mounted_at: Option<PathBuf>,
+    /// Oldest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// What peers have acknowledged, as far as it has been written down.
+    pub(crate) acknowledged: Vec<Guid>,
+}
+
+impl LocalCopy {
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            role: self.role,
+            epoch: self.epoch,
+        }
+    }
+
+    pub(crate) fn newest(&self) -> Option<&Snapshot> {
+        self.snapshots.last()
+    }
+
+    pub(crate) fn status(self) -> VolumeStatus {
+        VolumeStatus {
+            id: self.id,
+            name: self.name,
+            role: self.role,
+            epoch: self.epoch,
+            mounted_at: self.mounted_at,
+            used_bytes: self.used_bytes,
+            size_bytes: self.size_bytes,
+            snapshots: self.snapshots,
+            transfer: None,
+        }
+    }
+}
+
+/// What a replica is stamped with: the sender's word on the volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) id: VolumeId,
+    pub(crate) name: VolumeName,
+    pub(crate) size_bytes: Option<u64>,
+    pub(crate) epoch: Epoch,
+}
+
+/// A storage.
+#[derive(Debug)]
+pub(crate) enum Storage {
+    Zfs(Zfs),
+    Directory(Directory),
+}
+
+/// A stream that is being made. Dropping it ends its maker.
+#[derive(Debug)]
+pub(crate) enum SendStream {
+    Zfs(Box<super::zfs::Sending>),
+    Directory(super::directory::Sending),
+}
+
+impl SendStream {
+    /// The next bytes; `None` at the end. Can be dropped and called again.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, VolumeError> {
+        match self {
+            Self::Zfs(stream) => stream.next().await,
+            Self::Directory(stream) => stream.next().await,
+        }
+    }
+
+    /// Whether the maker ended well; only then is the stream whole.
+    pub(crate) async fn finish(self) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(stream) => stream.finish().await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+}
+
+/// A stream that is being taken in.
+#[derive(Debug)]
+pub(crate) enum ReceiveSink {
+    Zfs(Box<super::zfs::Receiving>),
+    Directory(super::directory::Receiving),
+}
+
+/// Why a stream was not taken.
+#[derive(Debug)]
+pub(crate) struct ReceiveError {
+    /// The copy was modified since its newest snapshot.
+    pub(crate) touched: bool,
+    pub(crate) error: VolumeError,
+}
+
+impl ReceiveSink {
+    /// Passes bytes on. An error says only that the taker has ended: [`Self::finish`] knows why.
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> std::io::Result<()> {
+        match self {
+            Self::Zfs(sink) => sink.write(&bytes).await,
+            Self::Directory(sink) => sink.write(bytes).await,
+        }
+    }
+
+    /// Ends the stream and waits for the taker. Where the stream was not whole this is how a
+    /// receive is aborted: the taker sees an early end and undoes what it did.
+    pub(crate) async fn finish(self) -> Result<(), ReceiveError> {
+        match self {
+            Self::Zfs(sink) => sink.finish().await,
+            Self::Directory(sink) => sink.finish().await,
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $storage:ident => $call:expr) => {
+        match $self {
+            Self::Zfs($storage) => $call.await,
+            Self::Directory($storage) => $call.await,
+        }
+    };
+}
+
+impl Storage {
+    pub(crate) fn kind(&self) -> StorageKind {
+        match self {
+            Self::Zfs(zfs) => zfs.kind(),
+            Self::Directory(_) => StorageKind::Directory,
+        }
+    }
+
+    pub(crate) async fn status(&self) -> StorageStatus {
+        each!(self, s => s.status())
+    }
+
+    pub(crate) async fn list(&self) -> Result<Vec<LocalCopy>, VolumeError> {
+        each!(self, s => s.list())
+    }
+
+    pub(crate) async fn find(&self, id: VolumeId) -> Result<Option<LocalCopy>, VolumeError> {
+        each!(self, s => s.find(id))
+    }
+
+    /// A new primary, mounted.
+    pub(crate) async fn create(&self, request: &CreateVolume) -> Result<(), VolumeError> {
+        each!(self, s => s.create(request))
+    }
+
+    /// Unmounts and destroys with all snapshots.
+    pub(crate) async fn destroy(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
+        each!(self, s => s.destroy(copy))
+    }
+
+    pub(crate) async fn snapshot(
+        &self,
+        id: VolumeId,
+        name: &str,
+        epoch: Epoch,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.snapshot(id, name, epoch))
+    }
+
+    /// One snapshot by name.
+    pub(crate) async fn find_snapshot(
+        &self,
+        id: VolumeId,
+        name: &str,
+    ) -> Result<Snapshot, VolumeError> {
+        each!(self, s => s.find_snapshot(id, name))
+    }
+
+    pub(crate) async fn destroy_snapshot(
+        &self,
+        id: VolumeId,
+        name: &str,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.destroy_snapshot(id, name))
+    }
+
+    /// Writable, mounted fresh, primary of that epoch.
+    pub(crate) async fn promote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
+        each!(self, s => s.promote(copy, epoch))
+    }
+
+    /// Unmounted, which proves that nobody uses it; read-only; replica at that epoch.
+    pub(crate) async fn demote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
+        each!(self, s => s.demote(copy, epoch))
+    }
+
+    pub(crate) async fn mount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
+        each!(self, s => s.mount(copy))
+    }
+
+    pub(crate) async fn unmount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
+        each!(self, s => s.unmount(copy))
+    }
+
+    /// Back to its newest snapshot.
+    pub(crate) async fn roll_back(&self, id: VolumeId, to: &str) -> Result<(), VolumeError> {
+        each!(self, s => s.roll_back(id, to))
+    }
+
+    /// Writes down what peers have acknowledged.
+    pub(crate) async fn set_acknowledged(
+        &self,
+        id: VolumeId,
+        guids: &[Guid],
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.set_acknowledged(id, guids))
+    }
+
+    /// Makes a received copy what its sender says that the volume is; sets only what differs.
+    pub(crate) async fn stamp(
+        &self,
+        here: Option<&LocalCopy>,
+        stamp: &Stamp,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.stamp(here, stamp))
+    }
+
+    pub(crate) fn send(
+        &self,
+        id: VolumeId,
+        from: Option<&str>,
+        to: &str,
+    ) -> Result<SendStream, VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.send(id, from, to).map(|s| SendStream::Zfs(Box::new(s))),
+            Self::Directory(directory) => Ok(SendStream::Directory(directory.send(id, from, to))),
+        }
+    }
+
+    pub(crate) fn receive(
+        &self,
+        stamp: &Stamp,
+        from: Option<Guid>,
+        to: &str,
+    ) -> Result<ReceiveSink, VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.receive(stamp.id).map(|s| ReceiveSink::Zfs(Box::new(s))),
+            Self::Directory(directory) => {
+                Ok(ReceiveSink::Directory(directory.receive(stamp, from, to)))
+            }
+        }
+    }
+}

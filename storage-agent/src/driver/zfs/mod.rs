@@ -1,0 +1,347 @@
+//! Volumes as datasets `POOL/flocker/UUID`.
+//!
+//! Identity is the UUID; name, role and epoch are user properties, and the mount point follows
+//! from the name. Nothing is ever mounted but by the agent: datasets are `canmount=noauto`,
+//! streams are received unmounted, and everything below the pool's root is read-only unless it
+//! is a primary. `receive -F` and `send -R/-p` are not used at all: the first destroys what it
+//! finds in its way, the others carry properties over the replica's own.
+//!
+//! Whatever the file system, a replica is unmounted while it receives: on zfs-fuse a dataset
+//! that is mounted meanwhile shows old content afterwards, and a mount costs 10 ms.
+
+mod command;
+mod parse;
+mod probe;
+mod stream;
+
+use std::path::{Path, PathBuf};
+
+use flocker_api::{
+    agent::{CreateVolume, StorageKind, StorageStatus},
+    name::{VolumeId, VolumeName},
+    volume::{Epoch, Guid, Role, Snapshot},
+};
+
+pub(super) use self::stream::{Receiving, Sending};
+use self::{
+    command::{CommandError, run},
+    parse::{Failure, PROPERTIES},
+    probe::{Capabilities, probe},
+};
+use super::storage::{LocalCopy, Stamp};
+use crate::error::VolumeError;
+
+/// How often a dataset is tried to be destroyed while its unmount still races.
+const DESTROY_TRIES: u32 = 5;
+const DESTROY_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// A pool's `flocker` datasets.
+#[derive(Debug)]
+pub(crate) struct Zfs {
+    /// `POOL/flocker`.
+    parent: String,
+    mount_root: PathBuf,
+    capabilities: Capabilities,
+}
+
+async fn zfs(arguments: &[&str]) -> Result<String, CommandError> {
+    run("zfs", arguments).await
+}
+
+/// Turns a failure that means "it is already so" into success.
+fn unless(expected: Failure, result: Result<String, CommandError>) -> Result<(), VolumeError> {
+    match result {
+        Err(error) if error.failure != expected => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Zfs {
+    pub(crate) async fn open(pool: &str, mount_root: &Path) -> Result<Self, VolumeError> {
+        let capabilities = probe().await?;
+        let text = zfs(&[
+            "get",
+            "-Hp",
+            "-o",
+            "property,value",
+            "canmount,readonly,atime",
+            pool,
+        ])
+        .await?;
+        for (property, value) in [("canmount", "off"), ("readonly", "on"), ("atime", "off")] {
+            if !text
+                .lines()
+                .any(|line| line == format!("{property}\t{value}"))
+            {
+                zfs(&["set", &format!("{property}={value}"), pool]).await?;
+            }
+        }
+        let parent = format!("{pool}/flocker");
+        let create = [
+            "create",
+            "-o",
+            "canmount=off",
+            "-o",
+            "mountpoint=none",
+            &parent,
+        ];
+        unless(Failure::Exists, zfs(&create).await)?;
+        Ok(Self {
+            parent,
+            mount_root: mount_root.to_owned(),
+            capabilities,
+        })
+    }
+
+    pub(crate) fn kind(&self) -> StorageKind {
+        self.capabilities.kind
+    }
+
+    pub(crate) async fn status(&self) -> StorageStatus {
+        let get = ["get", "-Hp", "-o", "value", "available", &self.parent];
+        let (available_bytes, problem) = match zfs(&get).await {
+            Ok(text) => (text.trim().parse().unwrap_or_default(), None),
+            Err(error) => (0, Some(error.error.to_string())),
+        };
+        StorageStatus {
+            kind: self.capabilities.kind,
+            version: self.capabilities.version.clone(),
+            capabilities: self
+                .capabilities
+                .names
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            available_bytes,
+            problem,
+        }
+    }
+
+    fn dataset(&self, id: VolumeId) -> String {
+        format!("{}/{id}", self.parent)
+    }
+
+    fn mount_point(&self, name: &VolumeName) -> String {
+        self.mount_root
+            .join(name.as_str())
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    async fn set(&self, id: VolumeId, property: &str, value: &str) -> Result<(), VolumeError> {
+        zfs(&["set", &format!("{property}={value}"), &self.dataset(id)]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn list(&self) -> Result<Vec<LocalCopy>, VolumeError> {
+        let columns = "name,property,value,source";
+        let text = zfs(&["get", "-Hp", "-r", "-o", columns, PROPERTIES, &self.parent]).await?;
+        parse::copies(&self.parent, &text)
+    }
+
+    pub(crate) async fn find(&self, id: VolumeId) -> Result<Option<LocalCopy>, VolumeError> {
+        let (columns, dataset) = ("name,property,value,source", self.dataset(id));
+        match zfs(&["get", "-Hp", "-r", "-o", columns, PROPERTIES, &dataset]).await {
+            Ok(text) => Ok(parse::copies(&self.parent, &text)?.pop()),
+            Err(error) if error.failure == Failure::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) async fn create(&self, request: &CreateVolume) -> Result<(), VolumeError> {
+        let refquota = request.size_bytes.map(|bytes| format!("refquota={bytes}"));
+        let mountpoint = format!("mountpoint={}", self.mount_point(&request.name));
+        let name = format!("flocker:name={}", request.name);
+        let state = format!(
+            "flocker:state={}",
+            parse::state(Role::Primary, request.epoch)
+        );
+        let mut options = vec![
+            "readonly=off",
+            "canmount=noauto",
+            &mountpoint,
+            &name,
+            &state,
+        ];
+        options.extend(refquota.as_deref());
+        let mut arguments = vec!["create"];
+        for option in options {
+            arguments.extend(["-o", option]);
+        }
+        let dataset = self.dataset(request.id);
+        arguments.push(&dataset);
+        zfs(&arguments).await?;
+        zfs(&["mount", &dataset]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn destroy(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
+        self.unmount(copy).await?;
+        let dataset = self.dataset(copy.id);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match zfs(&["destroy", "-r", &dataset]).await {
+                // The unmount before may still be under way in the file system.
+                Err(error) if error.failure == Failure::Busy && tries < DESTROY_TRIES => {
+                    tokio::time::sleep(DESTROY_PAUSE).await;
+                }
+                result => {
+                    unless(Failure::NotFound, result)?;
+                    break;
+                }
+            }
+        }
+        // The mount point is left only where something was put beneath it; that stays.
+        if let Err(error) = tokio::fs::remove_dir(self.mount_point(&copy.name)).await {
+            tracing::debug!(volume = %copy.id, %error, "the mount point stays");
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn snapshot(
+        &self,
+        id: VolumeId,
+        name: &str,
+        epoch: Epoch,
+    ) -> Result<(), VolumeError> {
+        let stamp = format!("flocker:epoch={epoch}");
+        let snapshot = format!("{}@{name}", self.dataset(id));
+        zfs(&["snapshot", "-o", &stamp, &snapshot]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn find_snapshot(
+        &self,
+        id: VolumeId,
+        name: &str,
+    ) -> Result<Snapshot, VolumeError> {
+        let snapshot = format!("{}@{name}", self.dataset(id));
+        let text = zfs(&[
+            "get",
+            "-Hp",
+            "-o",
+            "property,value",
+            "guid,createtxg",
+            &snapshot,
+        ])
+        .await?;
+        parse::one_snapshot(name, &text)
+    }
+
+    pub(crate) async fn destroy_snapshot(
+        &self,
+        id: VolumeId,
+        name: &str,
+    ) -> Result<(), VolumeError> {
+        let snapshot = format!("{}@{name}", self.dataset(id));
+        unless(Failure::NotFound, zfs(&["destroy", &snapshot]).await)
+    }
+
+    pub(crate) async fn promote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
+        self.unmount(copy).await?;
+        let state = parse::state(Role::Primary, epoch);
+        // Each of them waits for the pool's disks, so they wait together.
+        tokio::try_join!(
+            self.set(copy.id, "flocker:state", &state),
+            self.set(copy.id, "readonly", "off"),
+        )?;
+        self.mount(copy).await
+    }
+
+    pub(crate) async fn demote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
+        self.unmount(copy).await?;
+        let state = parse::state(Role::Replica, epoch);
+        tokio::try_join!(
+            self.set(copy.id, "flocker:state", &state),
+            self.set(copy.id, "readonly", "on"),
+        )?;
+        Ok(())
+    }
+
+    pub(crate) async fn mount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
+        unless(
+            Failure::Mounted,
+            zfs(&["mount", &self.dataset(copy.id)]).await,
+        )
+    }
+
+    pub(crate) async fn unmount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
+        if copy.mounted_at.is_none() {
+            return Ok(());
+        }
+        match zfs(&["unmount", &self.dataset(copy.id)]).await {
+            Err(error) if error.failure == Failure::Busy => Err(VolumeError::Busy {
+                id: copy.id,
+                reason: format!("it cannot be unmounted: {}", error.error),
+            }),
+            result => unless(Failure::NotMounted, result),
+        }
+    }
+
+    pub(crate) async fn roll_back(&self, id: VolumeId, to: &str) -> Result<(), VolumeError> {
+        zfs(&["rollback", &format!("{}@{to}", self.dataset(id))]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn set_acknowledged(
+        &self,
+        id: VolumeId,
+        guids: &[Guid],
+    ) -> Result<(), VolumeError> {
+        self.set(id, "flocker:acknowledged", &parse::acknowledged(guids))
+            .await
+    }
+
+    pub(crate) async fn stamp(
+        &self,
+        here: Option<&LocalCopy>,
+        stamp: &Stamp,
+    ) -> Result<(), VolumeError> {
+        let id = stamp.id;
+        let differs = |same: bool| here.is_none() || !same;
+        // A copy that was never stamped is at epoch 0; it is seen to like a new one.
+        let new = here.is_none_or(|copy| copy.epoch == Epoch(0));
+        if new {
+            self.set(id, "canmount", "noauto").await?;
+        }
+        if new || differs(here.is_some_and(|copy| copy.name == stamp.name)) {
+            self.set(id, "flocker:name", stamp.name.as_str()).await?;
+            self.set(id, "mountpoint", &self.mount_point(&stamp.name))
+                .await?;
+        }
+        if differs(here.is_some_and(|copy| copy.size_bytes == stamp.size_bytes)) {
+            let size = stamp
+                .size_bytes
+                .map_or_else(|| "none".to_owned(), |b| b.to_string());
+            self.set(id, "refquota", &size).await?;
+        }
+        // The state goes last: until then the copy counts as not stamped.
+        if new || differs(here.is_some_and(|copy| copy.epoch == stamp.epoch)) {
+            let state = parse::state(Role::Replica, stamp.epoch);
+            self.set(id, "flocker:state", &state).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send(
+        &self,
+        id: VolumeId,
+        from: Option<&str>,
+        to: &str,
+    ) -> Result<Sending, VolumeError> {
+        let to = format!("{}@{to}", self.dataset(id));
+        let from = from.map(|from| format!("@{from}"));
+        let mut arguments = vec!["send"];
+        arguments.extend(self.capabilities.send_flags);
+        if let Some(from) = &from {
+            arguments.extend(["-i", from]);
+        }
+        arguments.push(&to);
+        Sending::spawn(&arguments)
+    }
+
+    pub(crate) fn receive(&self, id: VolumeId) -> Result<Receiving, VolumeError> {
+        Receiving::spawn(&["receive", "-u", &self.dataset(id)])
+    }
+}

@@ -1,0 +1,245 @@
+//! What `zfs` and `zpool` print, as values. Pure; tested on captured output.
+
+use std::{collections::HashMap, path::PathBuf, process::ExitStatus};
+
+use flocker_api::{
+    name::VolumeId,
+    volume::{Epoch, Guid, Role, Snapshot},
+};
+
+use crate::{driver::storage::LocalCopy, error::VolumeError};
+
+/// Why a command failed, by its words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    NotFound,
+    Exists,
+    /// The copy was modified since its newest snapshot.
+    Touched,
+    /// The newest snapshot of the copy is not the base of the stream.
+    WrongBase,
+    /// The stream ended early.
+    Truncated,
+    /// The stream is damaged.
+    Corrupt,
+    Busy,
+    NoSpace,
+    /// The sender lacks the base or the snapshot.
+    NoSource,
+    MoreRecent,
+    Mounted,
+    NotMounted,
+    Other,
+}
+
+/// Texts by which failures are told, the more special ones first.
+const TEXTS: &[(&str, Failure)] = &[
+    ("has been modified", Failure::Touched),
+    ("does not\nmatch incremental source", Failure::WrongBase),
+    ("does not match incremental source", Failure::WrongBase),
+    ("must specify -F to overwrite it", Failure::WrongBase),
+    ("destination has snapshots", Failure::WrongBase),
+    ("checksum mismatch or incomplete stream", Failure::Truncated),
+    ("(checksum mismatch)", Failure::Corrupt),
+    ("bad magic number", Failure::Corrupt),
+    ("invalid backup stream", Failure::Truncated),
+    ("failed to read from stream", Failure::Truncated),
+    ("incomplete stream", Failure::Truncated),
+    ("out of space", Failure::NoSpace),
+    ("space quota exceeded", Failure::NoSpace),
+    ("No space left on device", Failure::NoSpace),
+    ("more recent snapshots exist", Failure::MoreRecent),
+    ("clones of previous snapshots exist", Failure::MoreRecent),
+    ("incremental source (", Failure::NoSource),
+    ("incremental source 0x", Failure::NoSource),
+    ("could not send", Failure::NoSource),
+    ("filesystem already mounted", Failure::Mounted),
+    ("not currently mounted", Failure::NotMounted),
+    ("partially-complete state", Failure::Busy),
+    ("is busy", Failure::Busy),
+    ("it's being held", Failure::Busy),
+    ("destination already exists", Failure::Exists),
+    ("dataset already exists", Failure::Exists),
+    ("dataset does not exist", Failure::NotFound),
+    ("no such pool", Failure::NotFound),
+];
+
+/// Tells a failure by what was printed.
+pub(super) fn classify(stderr: &str) -> Failure {
+    TEXTS
+        .iter()
+        .find(|(text, _)| stderr.contains(text))
+        .map_or(Failure::Other, |(_, failure)| *failure)
+}
+
+impl Failure {
+    /// The error that a failed command becomes.
+    pub(super) fn error(self, line: &str, text: &str, status: ExitStatus) -> VolumeError {
+        let said = if text.is_empty() {
+            format!("'{line}' failed with {status}")
+        } else {
+            format!("'{line}' failed: {text}")
+        };
+        match self {
+            Self::NoSpace => VolumeError::NoSpace(said),
+            Self::Truncated | Self::Corrupt => VolumeError::Damaged(said),
+            _ => VolumeError::Command(said),
+        }
+    }
+}
+
+/// The properties that a listing asks for.
+pub(super) const PROPERTIES: &str = "guid,createtxg,type,used,mounted,mountpoint,refquota,\
+     flocker:name,flocker:state,flocker:acknowledged";
+
+/// Role and epoch in one property, so that they change together or not at all.
+pub(super) fn state(role: Role, epoch: Epoch) -> String {
+    format!("{role}@{epoch}")
+}
+
+fn parse_state(text: &str) -> Option<(Role, Epoch)> {
+    let (role, epoch) = text.split_once('@')?;
+    let role = match role {
+        "primary" => Role::Primary,
+        "replica" => Role::Replica,
+        _ => return None,
+    };
+    Some((role, Epoch(epoch.parse().ok()?)))
+}
+
+/// Reads `zfs get -Hp -r -o name,property,value,source` of [`PROPERTIES`] on `PARENT` or one
+/// dataset below it. Datasets whose name is no UUID are not ours.
+///
+/// A copy without a state is one whose first receive ended without being stamped: a replica
+/// at epoch 0 that is named by its identity until its sender calls again.
+pub(super) fn copies(parent: &str, text: &str) -> Result<Vec<LocalCopy>, VolumeError> {
+    let mut order = Vec::new();
+    let mut rows: HashMap<&str, HashMap<&str, (&str, &str)>> = HashMap::new();
+    for line in text.lines() {
+        let mut fields = line.split('\t');
+        let (Some(name), Some(property), Some(value)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            return Err(unreadable(line));
+        };
+        let row = rows.entry(name).or_insert_with(|| {
+            order.push(name);
+            HashMap::new()
+        });
+        row.insert(property, (value, fields.next().unwrap_or_default()));
+    }
+    let mut copies: Vec<LocalCopy> = Vec::new();
+    for name in order {
+        let Some(rest) = name.strip_prefix(parent).and_then(|n| n.strip_prefix('/')) else {
+            continue;
+        };
+        let (id, snapshot) = match rest.split_once('@') {
+            Some((id, snapshot)) => (id, Some(snapshot)),
+            None => (rest, None),
+        };
+        let Ok(id) = id.parse::<VolumeId>() else {
+            continue;
+        };
+        match snapshot {
+            None => copies.push(copy(id, &rows[name])?),
+            Some(snapshot) => {
+                let snapshot = self::snapshot(snapshot, &rows[name])?;
+                if let Some(copy) = copies.iter_mut().find(|c| c.id == id) {
+                    copy.snapshots.push(snapshot);
+                }
+            }
+        }
+    }
+    for copy in &mut copies {
+        copy.snapshots.sort_by_key(|s| s.createtxg);
+    }
+    Ok(copies)
+}
+
+type Row<'a> = HashMap<&'a str, (&'a str, &'a str)>;
+
+fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
+    // User properties are inherited; only the dataset's own count.
+    let own = |property: &str| {
+        row.get(property)
+            .filter(|(value, source)| *value != "-" && *source == "local")
+            .map(|(value, _)| *value)
+    };
+    let name = own("flocker:name").map_or_else(|| id.to_string(), str::to_owned);
+    let (role, epoch) = match own("flocker:state") {
+        Some(text) => parse_state(text).ok_or_else(|| {
+            VolumeError::Command(format!(
+                "volume {id} has flocker:state '{text}'; primary@EPOCH or replica@EPOCH would be right"
+            ))
+        })?,
+        None => (Role::Replica, Epoch(0)),
+    };
+    let mounted = row.get("mounted").is_some_and(|(value, _)| *value == "yes");
+    Ok(LocalCopy {
+        id,
+        name: name
+            .parse()
+            .map_err(|error| VolumeError::Command(format!("volume {id}: {error}")))?,
+        role,
+        epoch,
+        size_bytes: Some(number(row, "refquota")?).filter(|bytes| *bytes > 0),
+        used_bytes: number(row, "used")?,
+        mounted_at: row
+            .get("mountpoint")
+            .filter(|_| mounted)
+            .map(|(path, _)| PathBuf::from(path)),
+        snapshots: Vec::new(),
+        acknowledged: own("flocker:acknowledged")
+            .map(parse_acknowledged)
+            .unwrap_or_default(),
+    })
+}
+
+fn snapshot(name: &str, row: &Row<'_>) -> Result<Snapshot, VolumeError> {
+    Ok(Snapshot {
+        name: name.to_owned(),
+        guid: Guid(number(row, "guid")?),
+        createtxg: number(row, "createtxg")?,
+    })
+}
+
+fn number(row: &Row<'_>, property: &str) -> Result<u64, VolumeError> {
+    let text = row.get(property).map_or("", |(value, _)| *value);
+    if matches!(text, "none" | "-") {
+        return Ok(0);
+    }
+    text.parse()
+        .map_err(|_| unreadable(&format!("{property} = '{text}'")))
+}
+
+fn unreadable(what: &str) -> VolumeError {
+    VolumeError::Command(format!("cannot read what zfs printed: {what}"))
+}
+
+/// What peers have acknowledged, as the property keeps it.
+pub(super) fn acknowledged(guids: &[Guid]) -> String {
+    guids
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn parse_acknowledged(text: &str) -> Vec<Guid> {
+    text.split(',')
+        .filter_map(|guid| u64::from_str_radix(guid, 16).ok().map(Guid))
+        .collect()
+}
+
+/// Reads the guid and createtxg of one snapshot: `zfs get -Hp -o property,value`.
+pub(super) fn one_snapshot(name: &str, text: &str) -> Result<Snapshot, VolumeError> {
+    let row: Row<'_> = text
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(property, value)| (property, (value, "")))
+        .collect();
+    snapshot(name, &row)
+}
+
+#[cfg(test)]
+mod tests;
