@@ -31,4 +31,18 @@ macro_rules! stories {
     };
 }
 
-stories![a_move_there_and_back_with_every_file_rewritten,];
+stories![
+    a_move_there_and_back_with_every_file_rewritten,
+    a_stream_cut_at_each_tenth_leaves_nothing_and_is_made_good,
+    a_flipped_bit_in_each_tenth_is_found_and_made_good,
+    a_cut_is_made_good_within_the_same_request,
+    a_lost_acknowledgement_is_found_to_be_success,
+    either_side_killed_in_the_middle_is_made_good,
+    epochs_fence,
+    a_diverged_replica_is_reported_with_evidence_and_left_alone,
+    verbs_can_be_repeated,
+    old_snapshots_go_and_the_common_one_stays,
+    a_dead_or_wrong_peer_is_named,
+    noise_on_the_replication_port_harms_nobody,
+    a_touched_replica_is_rolled_back_and_goes_on,
+];
