@@ -1,10 +1,26 @@
-//! Every metric of the edge: counters that workers and gates keep, and the one list of names
-//! under which they are shown.
+//! Every metric of the edge: the counters that workers and gates keep, and the one list of the
+//! names under which they are shown.
+//!
+//! Workers count for themselves, without knowing of one another; a scrape adds them up. What a
+//! name means is said once, as its help text below.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use crate::{driver::edge::Edge, logic::session::Table};
 
 /// A number that one or many threads count and any may read.
 #[derive(Debug, Default)]
@@ -126,11 +142,266 @@ impl RouteStats {
     }
 }
 
-/// The metrics as text.
+/// Name, meaning and source of what a worker has now.
+const WORKER_GAUGES: [Row<Counter>; 2] = [
+    ("sessions", "Downstream connections now", |c| &c.sessions),
+    ("parked", "Sessions and requests parked at gates now", |c| {
+        &c.parked
+    }),
+];
+
+/// Name, meaning and source of what a worker counts; `_total` is appended to the name.
+const WORKER_COUNTERS: [Row<Counter>; 12] = [
+    ("accepted", "Downstream connections accepted", |c| {
+        &c.accepted
+    }),
+    (
+        "accept_failures",
+        "Accepts that failed for want of descriptors or memory",
+        |c| &c.accept_failures,
+    ),
+    (
+        "malformed",
+        "Request heads, bodies and ClientHellos refused as malformed",
+        |c| &c.malformed,
+    ),
+    (
+        "no_route",
+        "Requests and sessions that no route was found for",
+        |c| &c.no_route,
+    ),
+    ("refused", "Requests and sessions refused by a gate", |c| {
+        &c.refused
+    }),
+    ("connects", "Upstream connections opened", |c| &c.connects),
+    (
+        "connect_failures",
+        "Upstream connects that failed, each attempt",
+        |c| &c.connect_failures,
+    ),
+    ("reuses", "Upstream connections used again", |c| &c.reuses),
+    (
+        "retries",
+        "Requests sent again after a stale upstream connection",
+        |c| &c.retries,
+    ),
+    (
+        "upstream_errors",
+        "Requests and sessions that failed because of their upstream",
+        |c| &c.upstream_errors,
+    ),
+    ("downstream_bytes", "Bytes sent to clients", |c| {
+        &c.bytes_down
+    }),
+    ("upstream_bytes", "Bytes sent to upstreams", |c| &c.bytes_up),
+];
+
+/// Name, meaning and source of the durations that a worker measures, in s.
+const WORKER_HISTOGRAMS: [Row<Histogram>; 2] = [
+    (
+        "request_seconds",
+        "From a request's head to the end of its response",
+        |c| &c.request_time,
+    ),
+    (
+        "hold_seconds",
+        "How long those waited that were parked and let go",
+        |c| &c.hold_time,
+    ),
+];
+
+type Row<M> = (&'static str, &'static str, fn(&Counters) -> &M);
+
+/// Everything, in the text form of OpenMetrics.
 #[must_use]
-pub fn encode(edge: &crate::driver::edge::Edge) -> String {
-    format!(
-        "flocker_edge_generation {}\n# EOF\n",
-        edge.table().generation()
-    )
+pub fn encode(edge: &Arc<Edge>) -> String {
+    let mut registry = Registry::with_prefix("flocker_edge");
+    registry.register_collector(Box::new(Scrape(Arc::clone(edge))));
+    let mut text = String::new();
+    match text::encode(&mut text, &registry) {
+        Ok(()) => text,
+        // A String takes everything, and no label of ours is malformed.
+        Err(fmt::Error) => String::from("# EOF\n"),
+    }
+}
+
+struct Scrape(Arc<Edge>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let edge = &self.0;
+        let table = edge.table();
+        let sum = |pick: fn(&Counters) -> &Counter| -> u64 {
+            edge.counters().iter().map(|c| pick(c).value()).sum()
+        };
+        let gauge = MetricType::Gauge;
+        let help = "Generation of the route table";
+        encoder
+            .encode_descriptor("generation", help, None, gauge)?
+            .encode_gauge(&signed(table.generation().0))?;
+        encoder
+            .encode_descriptor("routes", "Number of routes", None, gauge)?
+            .encode_gauge(&signed(table.len() as u64))?;
+        for (name, help, pick) in WORKER_GAUGES {
+            encoder
+                .encode_descriptor(name, help, None, gauge)?
+                .encode_gauge(&signed(sum(pick)))?;
+        }
+        for (name, help, pick) in WORKER_COUNTERS {
+            let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            count(counter, sum(pick))?;
+        }
+        for (name, help, pick) in WORKER_HISTOGRAMS {
+            let all: Vec<_> = edge.counters().iter().map(|c| pick(c)).collect();
+            durations(&mut encoder, name, help, &all)?;
+        }
+        let help = "How long quiesces took that ended with nothing in flight";
+        durations(
+            &mut encoder,
+            "quiesce_seconds",
+            help,
+            &[edge.quiesce_time()],
+        )?;
+        routes(&mut encoder, &table)
+    }
+}
+
+/// What is counted by route; routes that nobody has used are left out.
+fn routes(encoder: &mut DescriptorEncoder<'_>, table: &Table) -> Result<(), fmt::Error> {
+    const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+    let used: Vec<_> = table
+        .entries()
+        .filter(|entry| entry.gate.stats.requests.value() > 0)
+        .map(|entry| (entry.route.key.to_string(), &entry.gate))
+        .collect();
+
+    let help = "Requests, or sessions of opaque routes, by route";
+    let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+    for (route, gate) in &used {
+        labelled(
+            &mut family,
+            &[("route", route)],
+            gate.stats.requests.value(),
+        )?;
+    }
+    let help = "Requests answered by the edge with an error, and sessions closed unserved";
+    let mut family = encoder.encode_descriptor("failed", help, None, MetricType::Counter)?;
+    for (route, gate) in &used {
+        labelled(&mut family, &[("route", route)], gate.stats.failed.value())?;
+    }
+    let help = "HTTP responses by route and class of their status";
+    let mut family = encoder.encode_descriptor("responses", help, None, MetricType::Counter)?;
+    for (route, gate) in &used {
+        for (code, class) in CODES.iter().zip(&gate.stats.classes) {
+            if class.value() > 0 {
+                labelled(
+                    &mut family,
+                    &[("route", route.as_str()), ("code", *code)],
+                    class.value(),
+                )?;
+            }
+        }
+    }
+    let help = "Sessions and requests that were parked or would have been, by what became of them";
+    let mut family = encoder.encode_descriptor("holds", help, None, MetricType::Counter)?;
+    for (route, gate) in &used {
+        let counts = gate.counts();
+        for (outcome, value) in [
+            ("released", counts.released),
+            ("refused_limit", counts.refused_limit),
+            ("refused_deadline", counts.refused_deadline),
+            ("client_gone", counts.client_gone),
+        ] {
+            if value > 0 {
+                labelled(
+                    &mut family,
+                    &[("route", route.as_str()), ("outcome", outcome)],
+                    value,
+                )?;
+            }
+        }
+    }
+    let help = "Admitted and not yet done, by route";
+    let mut family = encoder.encode_descriptor("in_flight", help, None, MetricType::Gauge)?;
+    for (route, gate) in &used {
+        family
+            .encode_family(&[("route", route.as_str())])?
+            .encode_gauge(&signed(gate.in_flight()))?;
+    }
+    Ok(())
+}
+
+fn labelled<S: EncodeLabelSet>(
+    family: &mut MetricEncoder<'_>,
+    labels: &S,
+    value: u64,
+) -> Result<(), fmt::Error> {
+    count(family.encode_family(labels)?, value)
+}
+
+fn count(mut counter: MetricEncoder<'_>, value: u64) -> Result<(), fmt::Error> {
+    counter.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn durations(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    parts: &[&Histogram],
+) -> Result<(), fmt::Error> {
+    let mut buckets: Vec<(f64, u64)> = BUCKETS_US
+        .iter()
+        .map(|us| (Duration::from_micros(*us).as_secs_f64(), 0))
+        .chain([(f64::INFINITY, 0)])
+        .collect();
+    let mut sum = 0.0;
+    for part in parts {
+        let (counts, sum_s) = part.values();
+        sum += sum_s;
+        for (bucket, count) in buckets.iter_mut().zip(counts) {
+            bucket.1 += count;
+        }
+    }
+    let total = buckets.iter().map(|(_, count)| count).sum();
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(sum, total, &buckets, None)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_fall_into_the_first_bucket_that_holds_them() {
+        let histogram = Histogram::default();
+        for us in [1, 100, 101, 40_000_000] {
+            histogram.observe(Duration::from_micros(us));
+        }
+        let (counts, sum) = histogram.values();
+        assert_eq!(counts[0], 2);
+        assert_eq!(counts[1], 1);
+        assert_eq!(counts[BUCKETS_US.len()], 1);
+        assert!((sum - 40.000_202).abs() < 1e-9);
+    }
+
+    #[test]
+    fn answers_are_counted_by_class() {
+        let stats = RouteStats::default();
+        for status in [101, 200, 204, 503, 0, 999] {
+            stats.answered(status);
+        }
+        let classes: Vec<_> = stats.classes.iter().map(Counter::value).collect();
+        assert_eq!(classes, [1, 2, 0, 0, 1]);
+    }
 }

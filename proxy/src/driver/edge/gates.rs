@@ -110,7 +110,8 @@ impl Edge {
             gate.may_resume(request.token)
                 .map_err(EdgeError::gate(key))?;
         }
-        let deadline = Instant::now() + Duration::from_millis(request.deadline_ms);
+        let started = Instant::now();
+        let deadline = started + Duration::from_millis(request.deadline_ms);
         let mut again = Instant::now();
         loop {
             let rung = self.bell.0.notified();
@@ -133,6 +134,7 @@ impl Edge {
                 }
             }
             if in_flight.is_empty() {
+                self.quiesce_time.observe(started.elapsed());
                 let closed = gates.iter().map(|(_, gate)| gate.closed()).sum();
                 return Ok(QuiesceReply::Quiesced { closed });
             }

@@ -13,7 +13,7 @@ mod gates;
 use std::{
     collections::HashSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -37,8 +37,11 @@ use crate::{
         gate::{Bell, Call, Gate},
         session::Table,
     },
-    metrics::Counters,
+    metrics::{Counters, Histogram},
 };
+
+/// Longest wait for the workers to close a listener.
+const UNLISTEN_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Edge {
@@ -47,6 +50,7 @@ pub struct Edge {
     mailboxes: Vec<Mailbox>,
     counters: Vec<Arc<Counters>>,
     bell: Arc<Ringer>,
+    quiesce_time: Histogram,
     started: Instant,
     change: Mutex<Change>,
 }
@@ -91,6 +95,7 @@ impl Edge {
             mailboxes,
             counters,
             bell: Arc::default(),
+            quiesce_time: Histogram::default(),
             started: Instant::now(),
             change: Mutex::new(Change {
                 listeners: Vec::new(),
@@ -139,6 +144,12 @@ impl Edge {
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
+    }
+
+    /// How long quiesces took that succeeded.
+    #[must_use]
+    pub fn quiesce_time(&self) -> &Histogram {
+        &self.quiesce_time
     }
 
     /// The table.
@@ -295,15 +306,24 @@ impl Edge {
     }
 
     fn close_port(&self, change: &mut Change, port: u16) {
+        let (done, closed) = mpsc::channel();
         change.listeners.retain(|listener| {
             let closes = listener.kind == ListenerKind::Tcp && listener.address.port() == port;
             if closes {
                 for mailbox in &self.mailboxes {
-                    mailbox.send(Mail::Unlisten(listener.address));
+                    mailbox.send(Mail::Unlisten(listener.address, done.clone()));
                 }
             }
             !closes
         });
+        drop(done);
+        // The port is free when this returns, so that it can be bound again. Every worker drops
+        // its sender; one that is stuck shall not hold up the verbs.
+        let deadline = Instant::now() + UNLISTEN_MAX;
+        while closed
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            .is_ok()
+        {}
     }
 
     /// Has idle connections to upstreams closed that a route does not lead to any more.

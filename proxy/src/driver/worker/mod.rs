@@ -67,8 +67,8 @@ fn token(kind: usize, index: usize) -> Token {
 pub enum Mail {
     /// Accept from this socket, too.
     Listen(Listener),
-    /// Close the socket of this address.
-    Unlisten(SocketAddr),
+    /// Close the socket of this address, and say so.
+    Unlisten(SocketAddr, mpsc::Sender<()>),
     /// Gates have answered these.
     Calls(Vec<Call>),
     /// End what is opaque and established at this gate.
@@ -270,9 +270,12 @@ impl Worker {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
                 Mail::Listen(listener) => self.listen(listener),
-                Mail::Unlisten(address) => {
+                Mail::Unlisten(address, done) => {
                     self.listeners
                         .retain(|_, listener| listener.address != address);
+                    if done.send(()).is_err() {
+                        tracing::debug!(%address, "nobody waited for a listener to close");
+                    }
                 }
                 Mail::Calls(calls) => {
                     for call in calls {
@@ -289,6 +292,8 @@ impl Worker {
                 }
                 Mail::Drain(until) => {
                     self.drain_until = Some(until);
+                    // Who is in the queue has been promised a connection.
+                    self.accept();
                     self.listeners.clear();
                     for upstream in self.pool.clear() {
                         self.close_upstream(upstream);
@@ -474,9 +479,6 @@ fn note(conn: &mut Conn, event: &mio::event::Event) {
         conn.readable = true;
     }
 }
-
-/// Counters of all workers, by number.
-pub type AllCounters = Vec<Arc<Counters>>;
 
 /// How mail is spread: calls go to the worker that they are for.
 pub fn deliver(mailboxes: &[Mailbox], calls: Vec<Call>) {

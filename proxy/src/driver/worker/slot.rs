@@ -26,6 +26,8 @@ use crate::{
 const BUDGET_BYTES: usize = 1 << 20;
 /// Bytes of a client that are read and thrown away while it learns that we have closed.
 const LINGER_BYTES: usize = 256 << 10;
+/// How often a session that is to be reset looks whether its last bytes have arrived.
+const RESET_POLL: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub(super) struct Slot {
@@ -38,8 +40,8 @@ pub(super) struct Slot {
     flows: [Flow; 2],
     /// Something that came of an action and is to be told.
     news: Option<Event<'static>>,
-    /// When a connect under way has failed.
-    connect_by: Option<Instant>,
+    /// When a connect under way has failed; when closing, when to look again.
+    again_at: Option<Instant>,
     closing: Option<Closing>,
     /// Which sides' hangups have been told.
     hangup_told: [bool; 2],
@@ -66,7 +68,7 @@ impl Slot {
             upstream: None,
             flows: [Flow::default(), Flow::default()],
             news: None,
-            connect_by: None,
+            again_at: None,
             closing: None,
             hangup_told: [false; 2],
             armed: None,
@@ -87,10 +89,11 @@ impl Slot {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if let Some(closing) = &self.closing {
-            return Some(closing.by);
-        }
-        match (self.session.deadline(), self.connect_by) {
+        let own = match &self.closing {
+            Some(closing) => Some(closing.by),
+            None => self.session.deadline(),
+        };
+        match (own, self.again_at) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -156,10 +159,11 @@ impl Worker {
             }
             slot.armed = None;
             if let Some(closing) = &slot.closing {
+                slot.again_at = None;
                 slot.done |= now >= closing.by;
                 return;
             }
-            if slot.connect_by.is_some_and(|by| now >= by) {
+            if slot.again_at.is_some_and(|by| now >= by) {
                 worker.drop_upstream(slot);
                 worker.event(slot, index, Event::ConnectFailed(ConnectFailure::TimedOut));
             } else if slot.session.deadline().is_some_and(|by| now >= by) {
@@ -234,7 +238,7 @@ impl Worker {
             return false;
         }
         upstream.connecting = false;
-        slot.connect_by = None;
+        slot.again_at = None;
         match conn.stream.take_error() {
             Ok(None) => self.event(slot, index, Event::Connected { reused: false }),
             Ok(Some(error)) | Err(error) => {
@@ -264,11 +268,11 @@ impl Worker {
         let before = flow.len();
         let outcome = flow.flush(conn, &mut self.pipes);
         let after = flow.len();
-        self.count_bytes(side, before.saturating_sub(after));
         match outcome {
             Ok(0) => before != after,
             Ok(bytes) => {
                 let from = side.other();
+                self.count_bytes(side, bytes);
                 self.event(slot, index, Event::Piped { from, bytes });
                 true
             }
@@ -279,10 +283,10 @@ impl Worker {
         }
     }
 
-    fn count_bytes(&self, to: Side, bytes: usize) {
+    fn count_bytes(&self, to: Side, bytes: u64) {
         match to {
-            Side::Downstream => self.counters.bytes_down.add(bytes as u64),
-            Side::Upstream => self.counters.bytes_up.add(bytes as u64),
+            Side::Downstream => self.counters.bytes_down.add(bytes),
+            Side::Upstream => self.counters.bytes_up.add(bytes),
         }
     }
 
@@ -380,14 +384,15 @@ impl Worker {
         let mut tools = Tools {
             buffer: &mut self.buffer,
             pipes: &mut self.pipes,
+            // What a client sends ahead is its next request.
+            may_overread: side == Side::Upstream,
         };
         let flow = &mut flows[side.other() as usize];
         let pumped = pump(from, to, flow, length, *budget, &mut tools);
         *budget = budget.saturating_sub(usize::try_from(pumped.bytes).unwrap_or(usize::MAX));
         let mut progress = false;
         if pumped.bytes > 0 {
-            let count = usize::try_from(pumped.bytes).unwrap_or(usize::MAX);
-            self.count_bytes(side.other(), count);
+            self.count_bytes(side.other(), pumped.bytes);
             let news = Event::Piped {
                 from: side,
                 bytes: pumped.bytes,
@@ -440,6 +445,7 @@ impl Worker {
             }
         }
         let mut actions = std::mem::take(&mut self.actions);
+        let before = [slot.flows[0].out.len(), slot.flows[1].out.len()];
         let [down, up] = &mut slot.flows;
         let mut cx = Cx {
             now: self.now,
@@ -455,9 +461,13 @@ impl Worker {
             actions: &mut actions,
         };
         slot.session.handle(event, &mut cx);
-        for flow in &mut slot.flows {
-            if flow.out.is_empty() {
-                self.pipes.spare(std::mem::take(&mut flow.out));
+        for side in [Side::Downstream, Side::Upstream] {
+            let out = &mut slot.flows[side as usize].out;
+            let written = out.len().saturating_sub(before[side as usize]);
+            if out.is_empty() {
+                self.pipes.spare(std::mem::take(out));
+            } else if written > 0 {
+                self.count_bytes(side, written as u64);
             }
         }
         self.apply(slot, index, &mut actions);
@@ -480,6 +490,7 @@ impl Worker {
                     }
                 }
                 Action::Close(ending) => {
+                    slot.again_at = None;
                     slot.closing = Some(Closing {
                         ending,
                         by: self.now + self.limits.linger,
@@ -501,7 +512,7 @@ impl Worker {
         while reuse != Reuse::Never
             && let Some(upstream) = self.pool.take(to, self.now)
         {
-            let alive = reuse == Reuse::Any || is_silent(&upstream);
+            let alive = reuse == Reuse::Any || is_silent(&upstream.conn);
             if alive {
                 self.upstreams[upstream.id] = Owner::Session(index);
                 self.counters.reuses.inc();
@@ -517,7 +528,7 @@ impl Worker {
                 self.counters.connects.inc();
                 slot.upstream = Some(upstream);
                 slot.hangup_told[Side::Upstream as usize] = false;
-                slot.connect_by = Some(self.now + within);
+                slot.again_at = Some(self.now + within);
             }
             Err(error) => slot.news = Some(Event::ConnectFailed(failure(&error))),
         }
@@ -545,11 +556,17 @@ impl Worker {
 
     fn keep(&mut self, slot: &mut Slot) {
         let clean = slot.flows[Side::Upstream as usize].is_empty();
-        let Some(upstream) = slot.upstream.take() else {
+        let Some(mut upstream) = slot.upstream.take() else {
             return;
         };
-        let conn = &upstream.conn;
-        let alive = !(conn.eof || conn.hangup || conn.failed || conn.shut || conn.finish);
+        let conn = &mut upstream.conn;
+        let mut alive = !(conn.eof || conn.hangup || conn.failed || conn.shut || conn.finish);
+        alive &= !conn.surplus;
+        // Bytes that nobody asked for would be taken for the next response.
+        if conn.readable && alive {
+            alive = is_silent(conn);
+            conn.readable = false;
+        }
         if !(clean && alive) || self.drain_until.is_some() {
             slot.upstream = Some(upstream);
             return self.drop_upstream(slot);
@@ -562,7 +579,7 @@ impl Worker {
     }
 
     fn drop_upstream(&mut self, slot: &mut Slot) {
-        slot.connect_by = None;
+        slot.again_at = None;
         slot.news = None;
         if let Some(upstream) = slot.upstream.take() {
             slot.flows[Side::Upstream as usize].clear(&mut self.pipes);
@@ -578,6 +595,7 @@ impl Worker {
             upstream,
             flows,
             closing: Some(closing),
+            again_at,
             done,
             ..
         } = slot
@@ -613,6 +631,11 @@ impl Worker {
                     (Side::Upstream, Some(upstream)) => &upstream.conn,
                     _ => &*downstream,
                 };
+                if conn.unacknowledged() > 0 && self.now < closing.by {
+                    // A reset would throw it away: look again in a moment.
+                    *again_at = Some((self.now + RESET_POLL).min(closing.by));
+                    return;
+                }
                 // Without it the peer sees an end where there was a break. Fails only on a
                 // socket that is gone already.
                 let socket = socket2::SockRef::from(&conn.stream);
@@ -644,10 +667,10 @@ impl Worker {
 }
 
 /// Whether nothing has come on an idle connection; an end would be something.
-fn is_silent(upstream: &Upstream) -> bool {
+fn is_silent(conn: &Conn) -> bool {
     let mut byte = [0; 1];
     matches!(
-        upstream.conn.stream.peek(&mut byte),
+        conn.stream.peek(&mut byte),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock
     )
 }

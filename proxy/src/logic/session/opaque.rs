@@ -65,7 +65,7 @@ impl Session {
             ahead: Vec::new(),
             state: State::Closed { _admission: None },
         };
-        session.admit(cx);
+        session.arrive(cx);
         session
     }
 
@@ -192,13 +192,20 @@ impl Session {
             Sniff::NeedMore => {}
             Sniff::Sni(host) => {
                 self.key = Key::Https(host.as_str().to_owned());
-                self.admit(cx);
+                self.arrive(cx);
             }
             Sniff::NoSni | Sniff::Malformed(_) => {
                 cx.counters.malformed.inc();
                 self.end(None, Ending::Clean, cx);
             }
         }
+    }
+
+    fn arrive(&mut self, cx: &mut Cx<'_>) {
+        if let Some(found) = self.key.find(cx.tables.current(), 0) {
+            found.gate.stats.requests.inc();
+        }
+        self.admit(cx);
     }
 
     fn admit(&mut self, cx: &mut Cx<'_>) {
@@ -210,14 +217,12 @@ impl Session {
         match verdict {
             Admit::Parked(place) => self.state = State::Parked { place },
             Admit::Go(way) => {
-                way.admission.gate().stats.requests.inc();
                 let dial = Dial::new(cx.now, cx.limits.connect_hold);
                 self.connect(way, dial, cx);
             }
             Admit::Refused => {
                 cx.counters.refused.inc();
                 if let Some(found) = self.key.find(cx.tables.current(), 0) {
-                    found.gate.stats.requests.inc();
                     found.gate.stats.failed.inc();
                 }
                 self.end(None, Ending::Clean, cx);

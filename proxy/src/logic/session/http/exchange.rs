@@ -95,7 +95,6 @@ impl Exchange {
         };
         let out = &mut *cx.out[Side::Upstream as usize];
         write_upstream_head(&request.head, ahead, &forwarded, out);
-        admission.gate().stats.requests.inc();
         let mut exchange = Self {
             aim: admission.gate().aim(),
             reused,

@@ -245,6 +245,9 @@ impl Session {
                     head: Box::new(head),
                     arrived: cx.now,
                 };
+                if let Some(found) = self.key.find(cx.tables.current(), 0) {
+                    found.gate.stats.requests.inc();
+                }
                 self.admit(request, cx);
             }
         }
@@ -271,7 +274,6 @@ impl Session {
             Admit::Refused => {
                 cx.counters.refused.inc();
                 if let Some(found) = self.key.find(cx.tables.current(), 0) {
-                    found.gate.stats.requests.inc();
                     found.gate.stats.failed.inc();
                     found.gate.stats.answered(503);
                 }
@@ -448,7 +450,6 @@ impl Session {
         in_ahead: bool,
         cx: &mut Cx<'_>,
     ) {
-        gate.stats.requests.inc();
         gate.stats.failed.inc();
         gate.stats.answered(status);
         self.answer(status, request, in_ahead, cx);

@@ -12,6 +12,8 @@
 //! * SPLICE_F_MORE is never given: it corks the last segment.
 //! * A short read means that the socket is empty, unless its peer has announced the end.
 
+mod outq;
+
 use std::{
     io::{self, Read, Write},
     net::Shutdown,
@@ -54,6 +56,8 @@ pub struct Conn {
     pub finish: bool,
     /// It has been shut, or writing has failed.
     pub shut: bool,
+    /// It has sent more than it had announced.
+    pub surplus: bool,
 }
 
 impl Conn {
@@ -69,6 +73,7 @@ impl Conn {
             eof: false,
             finish: false,
             shut: false,
+            surplus: false,
         }
     }
 
@@ -102,6 +107,12 @@ impl Conn {
                 }
             }
         }
+    }
+
+    /// Bytes that the kernel has taken from us and the peer has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u32 {
+        outq::bytes(&self.stream).unwrap_or(0)
     }
 
     /// Writes what it can.
@@ -301,13 +312,19 @@ fn copy(
         true => SLOW_READ,
         false => tools.buffer.len(),
     };
-    let buffer = &mut tools.buffer[..most.min(left)];
+    let room = match tools.may_overread {
+        true => left.saturating_add(1),
+        false => left,
+    };
+    let buffer = &mut tools.buffer[..most.min(room)];
     let count = match from.read(buffer) {
         // The loop sees the flags that the read has set.
         Ok(None | Some(0)) => return Ok(0),
         Ok(Some(count)) => count,
         Err(_) => return Err(Stop::Unreadable),
     };
+    from.surplus |= count > left;
+    let count = count.min(left);
     flow.streak = match count >= STREAM_READ {
         true => flow.streak.saturating_add(1),
         false => 0,
@@ -373,6 +390,10 @@ pub struct Tools<'a> {
     pub buffer: &'a mut [u8],
     /// The pipes.
     pub pipes: &'a mut Pipes,
+    /// Whether a byte beyond the stretch may be read and dropped. It makes the last read of a
+    /// stretch a short one, which tells that the socket is empty, and it finds out a peer that
+    /// sends more than it has announced.
+    pub may_overread: bool,
 }
 
 #[derive(Debug)]
