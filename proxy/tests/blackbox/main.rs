@@ -1,0 +1,22 @@
+//! The edge from outside: the real program on loopback, with scripted clients and upstreams.
+//!
+//! Each test starts an edge of its own at an address of its own in 127.0.0.0/8, so that tests
+//! run side by side. Nothing sleeps: a test waits for bytes, connections or a state that the
+//! admin API shows, each with a deadline.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start the program and bound their waits by the clock"
+)]
+
+#[cfg(test)]
+mod gates;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod refused;
+#[cfg(test)]
+mod relay;
+#[cfg(test)]
+mod tls;

@@ -1,0 +1,97 @@
+//! The table of refused requests, over a socket: none of them reaches the upstream.
+
+use std::time::Duration;
+
+use crate::harness::{Conn, Edge, Upstream, get, ok};
+
+const REFUSED: &str = include_str!("../../testdata/requests/refused.txt");
+
+/// Status and request of every line.
+fn rules() -> impl Iterator<Item = (u16, &'static str, Vec<u8>)> {
+    REFUSED
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let mut parts = line.splitn(4, " | ");
+            let status = parts.next().unwrap().parse().unwrap();
+            let request = parts.nth(2).unwrap();
+            (status, request, unescape(request))
+        })
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        if *byte != b'\\' {
+            bytes.push(*byte);
+            continue;
+        }
+        let (escape, after) = rest.split_first().unwrap();
+        rest = after;
+        bytes.push(match escape {
+            b'r' => b'\r',
+            b'n' => b'\n',
+            b't' => b'\t',
+            b'0' => 0,
+            b'\\' => b'\\',
+            _ => {
+                let digits = std::str::from_utf8(&rest[..2]).unwrap();
+                rest = &rest[2..];
+                u8::from_str_radix(digits, 16).unwrap()
+            }
+        });
+    }
+    bytes
+}
+
+#[test]
+fn no_refused_request_reaches_the_upstream() {
+    let edge = Edge::start();
+    let upstream = Upstream::listen();
+    for host in ["http:a.test", "http:b.test"] {
+        edge.route(host, &[upstream.address]);
+    }
+    let mut count = 0;
+    for (status, request, bytes) in rules() {
+        let mut client = Conn::connect(edge.http());
+        client.send(&bytes);
+        let response = client.read_response();
+        assert_eq!(response.status(), status, "{request}");
+        assert_eq!(response.field("connection"), Some("close"), "{request}");
+        client.assert_ends();
+        count += 1;
+    }
+    assert!(count > 60, "the table was read: {count} rules");
+    assert!(!upstream.is_connected(Duration::from_millis(50)));
+    assert_eq!(edge.show("http:a.test").gate.in_flight, 0);
+}
+
+#[test]
+fn a_refused_request_behind_a_good_one_does_not_spoil_it() {
+    let edge = Edge::start();
+    let upstream = Upstream::listen();
+    edge.route("http:a.test", &[upstream.address]);
+    let mut client = Conn::connect(edge.http());
+    client.send(
+        get("/good")
+            + "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+    );
+    let mut service = upstream.accept();
+    service.read_request();
+    service.send(ok("good"));
+    assert_eq!(client.read_response().text(), "good");
+    assert_eq!(client.read_response().status(), 400);
+    client.assert_ends();
+    service.assert_silent();
+}
+
+#[test]
+fn a_refusal_is_read_even_when_the_client_is_still_sending() {
+    let edge = Edge::start();
+    let mut client = Conn::connect(edge.http());
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: x\r\n\r\n";
+    client.send(head.to_owned() + &"x".repeat(1 << 20));
+    assert_eq!(client.read_response().status(), 400);
+}
