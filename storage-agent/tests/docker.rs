@@ -1,8 +1,8 @@
 //! The Docker runtime against a real engine that the test starts for itself.
 //!
-//! The engine lives in PID and mount namespaces of its own and dies with them: whatever the
-//! test leaves behind, no container, shim or mount outlives it. That needs root, and fails
-//! loudly without.
+//! The engine lives in a mount namespace of its own, and where the test does not need to see
+//! its processes in a PID namespace too, and dies with it: whatever the test leaves behind, no
+//! container, shim or mount outlives it. That needs root, and fails loudly without.
 
 #![expect(clippy::disallowed_methods, reason = "the test bed starts programs")]
 
@@ -31,28 +31,35 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 const IMAGE: &str = "flocker/busybox";
 
+/// Whether the test sees the engine's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Processes {
+    Seen,
+    Hidden,
+}
+
 /// A Docker Engine of the test's own.
 struct Engine {
+    processes: Processes,
     folder: tempfile::TempDir,
     process: Child,
 }
 
 impl Engine {
-    async fn start() -> Result<Self> {
+    async fn start(processes: Processes) -> Result<Self> {
         // Short, for a unix socket's path holds 107 bytes.
         let folder = tempfile::Builder::new().prefix("fd").tempdir_in("/tmp")?;
         let at = |name: &str| folder.path().join(name).display().to_string();
         let log = fs::File::create(at("log"))?;
+        let hidden = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+        let hidden = match processes {
+            Processes::Hidden => hidden.as_slice(),
+            Processes::Seen => &[],
+        };
         let process = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--mount",
-                "--pid",
-                "--fork",
-            ])
-            .args(["--kill-child", "--mount-proc", "dockerd"])
+            .args(["--pdeathsig", "KILL", "unshare", "--mount"])
+            .args(hidden)
+            .arg("dockerd")
             .args(["--data-root", &at("data"), "--exec-root", &at("exec")])
             .args([
                 "--pidfile",
@@ -66,7 +73,11 @@ impl Engine {
             .stderr(log)
             .spawn()
             .context("dockerd cannot be started: docker.io and util-linux are needed")?;
-        let mut engine = Self { folder, process };
+        let mut engine = Self {
+            processes,
+            folder,
+            process,
+        };
         engine.ready().await?;
         engine.import()?;
         Ok(engine)
@@ -138,8 +149,17 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // The end of the first process of its PID namespace is the end of all.
-        drop(self.process.kill());
+        // The end of the first process of its PID namespace is the end of all; without one
+        // the engine has to end its containers and its helpers itself.
+        if self.processes == Processes::Seen
+            && let Ok(pid) = i32::try_from(self.process.id())
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            drop(self.docker(&["rm", "-f", "flocker-seen"]).status());
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        } else {
+            drop(self.process.kill());
+        }
         drop(self.process.wait());
     }
 }
@@ -200,7 +220,7 @@ async fn wrote(volume: &Path, line: &str) -> Result<String> {
 
 #[tokio::test]
 async fn a_container_lives_its_life_on_a_real_engine() -> Result<()> {
-    let engine = Engine::start().await?;
+    let engine = Engine::start(Processes::Hidden).await?;
     let runtime = engine.runtime();
     let status = runtime.status().await;
     assert_eq!(status.problem, None);
@@ -310,6 +330,36 @@ async fn missing(runtime: &Runtime, volume: &Path) -> Result<()> {
         .context("no container")?;
     assert!(matches!(error, RuntimeError::Gone { .. }), "{error}");
     Ok(())
+}
+
+/// Where the container's processes can be seen, their end is seen before the engine tells of
+/// it; what is asked afterwards waits for the engine.
+#[tokio::test]
+async fn the_kernel_is_believed_before_the_engine() -> Result<()> {
+    let engine = Engine::start(Processes::Seen).await?;
+    let runtime = engine.runtime();
+    let volume = engine.path("volume");
+    let script = "trap 'exit 7' INT; sleep 1000 & echo up >>/data/journal; wait";
+    let made = blueprint("seen", Some(script), 20_000, &volume)?;
+    let app = &made.spec.app;
+    runtime.create(&made).await?;
+    for _ in 0..2 {
+        runtime.start(app).await?;
+        wrote(&volume, "up").await?;
+        let running = runtime.find(app).await?.context("it runs")?;
+        let pid = running.pid.context("its process")?;
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        let ended = runtime.stop(&running).await?;
+        // The engine may have been quicker for once; then it has told the exit code as well.
+        assert!(matches!(ended.exit_code, None | Some(7)), "{ended:?}");
+        assert!(!ended.killed);
+        let root = fs::read_link(format!("/proc/{pid}/root"));
+        assert!(root.is_err(), "{pid} is still there");
+        let found = runtime.find(app).await?.context("it ended")?;
+        assert_eq!(found.state, ContainerState::Exited { code: 7 });
+        fs::remove_file(volume.join("journal"))?;
+    }
+    Ok(runtime.remove(app).await?)
 }
 
 #[tokio::test]

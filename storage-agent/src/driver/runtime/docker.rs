@@ -6,7 +6,14 @@
 //! bind mount that the kernel resolves at each start, so a container can be made before its
 //! volume is mounted.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bollard::{
     errors::Error,
@@ -27,9 +34,9 @@ use flocker_api::{
     volume::Epoch,
 };
 use futures_util::StreamExt;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
-use super::{Blueprint, Ended, Output, RuntimeError, append_bounded, assignments, tail};
+use super::{Blueprint, Ended, Output, RuntimeError, append_bounded, assignments, pidfd, tail};
 use crate::logic::container::{self, Container};
 
 /// Labels of our containers.
@@ -67,6 +74,9 @@ struct Inner {
     config: DockerConfig,
     /// Made with the first request that finds the engine alive; it survives its restarts.
     client: OnceCell<bollard::Docker>,
+    /// Containers whose processes are proven gone and which the engine is still clearing away;
+    /// each receiver ends with that.
+    settling: Mutex<HashMap<AppName, watch::Receiver<()>>>,
 }
 
 impl Docker {
@@ -77,6 +87,7 @@ impl Docker {
             inner: Arc::new(Inner {
                 config,
                 client: OnceCell::new(),
+                settling: Mutex::default(),
             }),
         }
     }
@@ -106,6 +117,7 @@ impl Docker {
     }
 
     pub(super) async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        self.settled(None).await;
         let labels = vec![
             LABEL_APP.to_owned(),
             format!("{LABEL_NODE}={}", self.inner.config.node),
@@ -133,6 +145,7 @@ impl Docker {
     }
 
     pub(super) async fn find(&self, app: &AppName) -> Result<Option<Container>, RuntimeError> {
+        self.settled(Some(app)).await;
         let name = container_name(app);
         match self.client().await?.inspect_container(&name, None).await {
             Ok(answer) => parse(answer)
@@ -191,13 +204,8 @@ impl Docker {
         } = blueprint;
         let config = &self.inner.config;
         let inside = spec.volumes.first().map(|mount| &mount.mountpoint);
-        let variables = container::environment(
-            &std::collections::BTreeMap::new(),
-            spec,
-            &config.node,
-            config.address,
-            inside,
-        );
+        let variables =
+            container::environment(&BTreeMap::new(), spec, &config.node, config.address, inside);
         let label = serde_json::to_string(spec).map_err(|error| RuntimeError::Refused {
             engine: ENGINE,
             node: config.node.clone(),
@@ -272,8 +280,11 @@ impl Docker {
     pub(super) async fn stop(&self, container: &Container) -> Result<Ended, RuntimeError> {
         let app = &container.spec.app;
         let grace = Duration::from_millis(container.spec.stop.grace_ms);
+        let witness = container
+            .pid
+            .and_then(|pid| witness(pid, &container.runtime_id));
         self.signal(app, &container.spec.stop.signal).await?;
-        if let Ok(ended) = tokio::time::timeout(grace, self.ended(app)).await {
+        if let Ok(ended) = tokio::time::timeout(grace, self.gone(app, witness.clone())).await {
             return Ok(Ended {
                 exit_code: ended?,
                 killed: false,
@@ -281,7 +292,7 @@ impl Docker {
         }
         self.signal(app, "SIGKILL").await?;
         let limit = self.inner.config.kill_limit;
-        match tokio::time::timeout(limit, self.ended(app)).await {
+        match tokio::time::timeout(limit, self.gone(app, witness)).await {
             Ok(ended) => Ok(Ended {
                 exit_code: ended?,
                 killed: true,
@@ -289,9 +300,58 @@ impl Docker {
             Err(_) => Err(RuntimeError::Unkillable {
                 app: app.clone(),
                 node: self.inner.config.node.clone(),
-                pids: Vec::new(),
+                pids: container.pid.into_iter().collect(),
                 limit,
             }),
+        }
+    }
+
+    /// Waits until all processes of a container are gone. The kernel says so about 100 ms
+    /// before the engine, which clears away first; the exit code only the engine can tell.
+    async fn gone(
+        &self,
+        app: &AppName,
+        witness: Option<Arc<OwnedFd>>,
+    ) -> Result<Option<i64>, RuntimeError> {
+        let Some(witness) = witness else {
+            return self.ended(app).await;
+        };
+        tokio::select! {
+            code = self.ended(app) => code,
+            seen = pidfd::ended(witness) => match seen {
+                Ok(()) => {
+                    self.settle(app);
+                    Ok(None)
+                }
+                Err(_) => self.ended(app).await,
+            },
+        }
+    }
+
+    /// Lets the engine clear away a container while something else is done.
+    fn settle(&self, app: &AppName) {
+        let (settled, settling) = watch::channel(());
+        lock(&self.inner.settling).insert(app.clone(), settling);
+        let (docker, app) = (self.clone(), app.clone());
+        tokio::spawn(async move {
+            let limit = docker.inner.config.kill_limit;
+            // Whatever goes wrong here shows again where the container is asked about.
+            drop(tokio::time::timeout(limit, docker.ended(&app)).await);
+            lock(&docker.inner.settling).remove(&app);
+            drop(settled);
+        });
+    }
+
+    /// Waits until the engine knows what is known of this app, or of all.
+    async fn settled(&self, app: Option<&AppName>) {
+        let settling: Vec<_> = lock(&self.inner.settling)
+            .iter()
+            .filter(|(name, _)| app.is_none_or(|app| app == *name))
+            .map(|(_, settling)| settling.clone())
+            .collect();
+        for mut settling in settling {
+            // Nothing is ever sent: the end of the sender is the event.
+            while settling.changed().await.is_ok() {}
         }
     }
 
@@ -470,6 +530,7 @@ fn parse(answer: ContainerInspectResponse) -> Option<Container> {
     let epoch = Epoch(labels.get(LABEL_EPOCH)?.parse().ok()?);
     let state = answer.state?;
     let code = state.exit_code.unwrap_or(container::EXIT_UNKNOWN);
+    let pid = state.pid.and_then(|pid| i32::try_from(pid).ok());
     let state = match state.status? {
         ContainerStateStatusEnum::CREATED | ContainerStateStatusEnum::EMPTY => {
             ContainerState::Created
@@ -487,5 +548,21 @@ fn parse(answer: ContainerInspectResponse) -> Option<Container> {
         epoch,
         state,
         runtime_id: answer.id.unwrap_or_default(),
+        // 0 when there is none.
+        pid: pid.filter(|pid| *pid > 0),
     })
+}
+
+/// A hold on a container's first process, if it can be seen from here: the engine may live in
+/// another PID namespace, where its numbers mean other processes.
+fn witness(pid: i32, id: &str) -> Option<Arc<OwnedFd>> {
+    let process = pidfd::open(pid).ok()?;
+    // Asked after the hold was taken: the answer is about what is held.
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    (!id.is_empty() && cgroups.contains(id)).then(|| Arc::new(process))
+}
+
+/// A panic elsewhere leaves the map whole, so a poisoned lock is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,6 +18,7 @@ use flocker_api::{
 use crate::logic::container::Container;
 
 pub mod docker;
+mod pidfd;
 pub mod process;
 
 pub use docker::Docker;

@@ -23,7 +23,6 @@ use flocker_api::{
     name::{AppName, NodeName, VolumeId, VolumeName},
     volume::Epoch,
 };
-use rustix::process::Signal;
 use serde_json::json;
 
 /// Exit code of a process whose end nobody of us could see: it was adopted after a restart of
@@ -41,6 +40,8 @@ pub struct Container {
     pub state: ContainerState,
     /// The runtime's own name for it.
     pub runtime_id: String,
+    /// Its first process, while it runs; as the runtime numbers processes.
+    pub pid: Option<i32>,
 }
 
 impl Container {
@@ -450,18 +451,19 @@ fn check_probe(probe: &Probe) -> Result<(), String> {
     }
 }
 
-/// The signal of this name, with or without `SIG`.
+/// The number of the signal of this name, with or without `SIG`: one of those by which
+/// programs are asked to end (signal(7)).
 #[must_use]
-pub fn signal(name: &str) -> Option<Signal> {
+pub fn signal(name: &str) -> Option<i32> {
     Some(match name.strip_prefix("SIG").unwrap_or(name) {
-        "HUP" => Signal::HUP,
-        "INT" => Signal::INT,
-        "QUIT" => Signal::QUIT,
-        "KILL" => Signal::KILL,
-        "USR1" => Signal::USR1,
-        "USR2" => Signal::USR2,
-        "TERM" => Signal::TERM,
-        "WINCH" => Signal::WINCH,
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "KILL" => 9,
+        "USR1" => 10,
+        "USR2" => 12,
+        "TERM" => 15,
+        "WINCH" => 28,
         _ => return None,
     })
 }

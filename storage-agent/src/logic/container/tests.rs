@@ -30,6 +30,7 @@ fn container(state: ContainerState, epoch: u64) -> Container {
         epoch: Epoch(epoch),
         state,
         runtime_id: "1".to_owned(),
+        pid: None,
     }
 }
 

@@ -1,14 +1,13 @@
 //! One app: its record, and a hold on its process while there is one.
 
 use std::{
-    io,
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::{io::unix::AsyncFd, process::Child, sync::watch, task::AbortHandle};
+use rustix::process::{Pid, Signal};
+use tokio::{process::Child, sync::watch, task::AbortHandle};
 
 use super::{
     cgroup::Cgroup,
@@ -16,7 +15,10 @@ use super::{
     record::{Life, Record},
     spawn,
 };
-use crate::{driver::runtime::RuntimeError, logic::container::Container};
+use crate::{
+    driver::runtime::{RuntimeError, pidfd},
+    logic::container::Container,
+};
 
 /// A container and what is known of its process.
 #[derive(Debug)]
@@ -90,12 +92,8 @@ impl App {
         running: Life,
     ) -> Result<(), RuntimeError> {
         // The child is ours and not yet waited for, so the id is still its own.
-        let pidfd = Pid::from_raw(pid)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-            .and_then(|pid| {
-                rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)
-            })
-            .map_err(RuntimeError::io("open the process of", &self.folder))?;
+        let pidfd =
+            pidfd::open(pid).map_err(RuntimeError::io("open the process of", &self.folder))?;
         let written = self.set_life(running);
         let waiter = await_child(Arc::downgrade(self), pid, child);
         self.hold(Arc::new(pidfd), waiter);
@@ -119,6 +117,10 @@ impl App {
                 .life
                 .pid()
                 .map_or_else(String::new, |pid| pid.to_string()),
+            pid: match record.life {
+                Life::Running { pid, .. } => Some(pid),
+                Life::Created | Life::Exited { .. } => None,
+            },
         }
     }
 
@@ -198,13 +200,8 @@ async fn await_child(app: Weak<App>, pid: i32, mut child: Child) {
 }
 
 /// Waits for a process that an earlier agent started.
-#[expect(
-    deprecated,
-    reason = "its replacement is unsafe, and what it asks of its caller the owned descriptor keeps"
-)]
 async fn await_adopted(app: Weak<App>, pid: i32, pidfd: Arc<OwnedFd>) {
-    let ended = async { AsyncFd::new(pidfd)?.readable().await.map(drop) };
-    if let Err(error) = ended.await {
+    if let Err(error) = pidfd::ended(pidfd).await {
         tracing::error!(pid, %error, "an adopted process cannot be awaited");
         return;
     }
@@ -216,7 +213,7 @@ async fn await_adopted(app: Weak<App>, pid: i32, pidfd: Arc<OwnedFd>) {
 
 /// A hold on this very process, unless it is gone.
 fn open_pidfd(pid: i32, start: u64) -> Option<OwnedFd> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let pidfd = pidfd::open(pid).ok()?;
     // Asked after the hold was taken: the answer is about what is held.
     (procfs::start_ticks(pid) == Some(start)).then_some(pidfd)
 }

@@ -294,7 +294,8 @@ impl Process {
         let policy = &container.spec.stop;
         let mut killed = false;
         if container.runs() {
-            app.signal(container::signal(&policy.signal).unwrap_or(Signal::TERM));
+            let signal = container::signal(&policy.signal).and_then(Signal::from_named_raw);
+            app.signal(signal.unwrap_or(Signal::TERM));
             let grace = Duration::from_millis(policy.grace_ms);
             killed = tokio::time::timeout(grace, app.ended()).await.is_err();
         }
