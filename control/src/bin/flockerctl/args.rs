@@ -19,6 +19,9 @@ Examples:
 
 Exit status: 0 done, 1 failed, 2 wrong arguments or files.";
 
+/// Heading of the arguments that all commands take.
+const GLOBAL: &str = "Options of all commands";
+
 /// Moves stateful containers between hosts, and says how they are.
 #[derive(Debug, Parser)]
 #[command(name = "flockerctl", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -36,6 +39,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "FLOCKER_CONTROL",
         default_value = "unix:/run/flocker/control.sock",
         value_name = "ENDPOINT",
@@ -46,16 +50,18 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "FLOCKER_EDGE",
         value_name = "ENDPOINT",
         hide_env_values = true
     )]
     pub(crate) edge: Option<Endpoint>,
     /// JSON for programs in place of text for people
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
     /// Whether to colour; NO_COLOR is respected
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, global = true,
+        help_heading = GLOBAL, value_enum, default_value_t, value_name = "WHEN")]
     pub(crate) color: Colour,
 }
 
@@ -229,6 +235,7 @@ pub(crate) enum RouteVerb {
     Ls,
     /// One of them, edge by edge: where it leads, its gate, what is parked
     Show {
+        /// The route: tcp:PORT, http:HOST or https:HOST
         #[arg(value_parser = route_key)]
         key: RouteKey,
     },
@@ -238,6 +245,7 @@ pub(crate) enum RouteVerb {
     Set(RouteTo),
     /// Remove some; what is parked there is refused
     Rm {
+        /// The routes: tcp:PORT, http:HOST or https:HOST
         #[arg(required = true, value_parser = route_key, value_name = "KEY")]
         keys: Vec<RouteKey>,
     },
@@ -251,6 +259,7 @@ pub(crate) enum RouteVerb {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RouteTo {
+    /// The route: tcp:PORT, http:HOST or https:HOST
     #[arg(value_parser = route_key)]
     pub(crate) key: RouteKey,
     /// Where it leads: IP:PORT, several are tried in turn
@@ -263,6 +272,7 @@ pub(crate) struct RouteTo {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pause {
+    /// The routes: tcp:PORT, http:HOST or https:HOST
     #[arg(required = true, value_parser = route_key, value_name = "KEY")]
     pub(crate) keys: Vec<RouteKey>,
     /// Longest hold: without a resume the gate opens by itself, and what it held is refused
@@ -272,6 +282,7 @@ pub(crate) struct Pause {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Resume {
+    /// The routes: tcp:PORT, http:HOST or https:HOST
     #[arg(required = true, value_parser = route_key, value_name = "KEY")]
     pub(crate) keys: Vec<RouteKey>,
     /// Only the pause with this token; without it, whichever holds now
@@ -281,6 +292,7 @@ pub(crate) struct Resume {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Switch {
+    /// The route: tcp:PORT, http:HOST or https:HOST
     #[arg(value_parser = route_key)]
     pub(crate) key: RouteKey,
     /// Where it leads from now on

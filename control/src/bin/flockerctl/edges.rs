@@ -7,7 +7,7 @@ use flocker_api::{
     ErrorBody, ErrorCode,
     client::Client,
     control::{EdgeOutcome, FanOut},
-    edge::{RouteStatus, RouteTable, TransactionReply},
+    edge::{EdgeStatus, RouteStatus, RouteTable, TransactionReply},
     gate::{
         PauseReply, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply, ResumeRequest,
         SwitchRequest, Token,
@@ -17,6 +17,9 @@ use flocker_api::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::commands::DEADLINE;
+
+/// Longest wait for an edge's name.
+const NAME_DEADLINE: Duration = Duration::from_secs(2);
 
 /// An edge's answer. In JSON: `{"edge": "n1-a", "ok": ...}` or `{"edge": "n1-a", "error": ...}`.
 #[derive(Debug, Clone, Serialize)]
@@ -70,19 +73,30 @@ impl<T> From<EdgeOutcome<T>> for Answer<T> {
 /// Whom to ask.
 #[derive(Debug, Clone)]
 pub(crate) enum Edges {
-    /// One edge, without any control service.
-    One(Client),
+    /// One edge, without any control service; with its name, or else its endpoint.
+    One(Client, String),
     /// All edges, through control.
     All(Client),
 }
 
 impl Edges {
+    /// One edge; it is asked for its name, because endpoints are long and tell less.
+    pub(crate) async fn one(edge: Client) -> Self {
+        let status: Result<EdgeStatus, _> = edge.get("/v1/status", NAME_DEADLINE).await;
+        let name = match status {
+            Ok(status) => status.name.to_string(),
+            // Whatever is asked for next says what is wrong.
+            Err(_) => edge.endpoint().to_string(),
+        };
+        Self::One(edge, name)
+    }
+
     /// Their tables.
     pub(crate) async fn tables(&self) -> Result<Vec<Answer<RouteTable>>, ErrorBody> {
         match self {
-            Self::One(edge) => {
+            Self::One(edge, name) => {
                 let table = edge.get("/v1/routes", DEADLINE).await;
-                Ok(vec![Answer::new(edge.endpoint().to_string(), table)])
+                Ok(vec![Answer::new(name.clone(), table)])
             }
             Self::All(control) => {
                 let tables: Vec<EdgeOutcome<_>> = control.get("/v2/routes", DEADLINE).await?;
@@ -96,9 +110,9 @@ impl Edges {
         &self,
         key: &RouteKey,
     ) -> Result<Vec<Answer<RouteStatus>>, ErrorBody> {
-        if let Self::One(edge) = self {
+        if let Self::One(edge, name) = self {
             let route = edge.get(&format!("/v1/routes/{key}"), DEADLINE).await;
-            return Ok(vec![Answer::new(edge.endpoint().to_string(), route)]);
+            return Ok(vec![Answer::new(name.clone(), route)]);
         }
         let pick = |answer: Answer<RouteTable>| {
             let route = match answer.result {
@@ -121,9 +135,9 @@ impl Edges {
         change: &Transaction,
     ) -> Result<Vec<Answer<TransactionReply>>, ErrorBody> {
         match self {
-            Self::One(edge) => {
+            Self::One(edge, name) => {
                 let reply = edge.post("/v1/routes", change, DEADLINE).await;
-                Ok(vec![Answer::new(edge.endpoint().to_string(), reply)])
+                Ok(vec![Answer::new(name.clone(), reply)])
             }
             Self::All(control) => {
                 let replies: Vec<EdgeOutcome<_>> =
@@ -139,7 +153,7 @@ impl Edges {
         request: &PauseRequest,
     ) -> Result<(Option<Token>, Vec<Answer<PauseReply>>), ErrorBody> {
         match self {
-            Self::One(_) => {
+            Self::One(..) => {
                 let answers: Vec<Answer<PauseReply>> =
                     self.gate("pause", request, DEADLINE).await?;
                 let token = answers.iter().find_map(Answer::ok).map(|reply| reply.token);
@@ -190,10 +204,10 @@ impl Edges {
         A: DeserializeOwned,
     {
         match self {
-            Self::One(edge) => {
+            Self::One(edge, name) => {
                 let path = format!("/v1/gates/{verb}");
                 let reply = edge.post(&path, request, deadline).await;
-                Ok(vec![Answer::new(edge.endpoint().to_string(), reply)])
+                Ok(vec![Answer::new(name.clone(), reply)])
             }
             Self::All(control) => {
                 let path = format!("/v2/gates/{verb}");

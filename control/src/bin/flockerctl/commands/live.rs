@@ -63,11 +63,11 @@ impl<'o> Show<'o> {
     }
 }
 
-/// `move 6f1c... of notes: n1 -> n2`
+/// `move of notes from n1 to n2 (6f1c...)`
 pub(crate) fn title(out: &Output, status: &MoveStatus) -> String {
     let app = out.paint(Paint::Strong, status.app.as_str());
     format!(
-        "moving {app} from {} to {} ({})",
+        "move of {app} from {} to {} ({})",
         status.from, status.to, status.id
     )
 }

@@ -12,7 +12,7 @@ pub(crate) mod switch;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::CommandFactory;
-use flocker_api::client::Client;
+use flocker_api::client::{Client, Endpoint};
 
 use crate::{
     args::{Args, Global},
@@ -27,22 +27,31 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 /// Whom to ask and how to show the answer.
 pub(crate) struct Cli<'o> {
     pub(crate) control: Client,
-    pub(crate) edges: Edges,
+    pub(crate) edge: Option<Endpoint>,
     pub(crate) out: &'o Output,
 }
 
 impl<'o> Cli<'o> {
     /// Clients of what the arguments name.
     pub(crate) fn new(global: &Global, out: &'o Output) -> Self {
-        let control = Client::new(global.control.clone(), "control");
-        let edges = match &global.edge {
-            Some(endpoint) => Edges::One(Client::new(endpoint.clone(), "edge")),
-            None => Edges::All(control.clone()),
-        };
         Self {
-            control,
-            edges,
+            control: Client::new(global.control.clone(), "control"),
+            edge: global.edge.clone(),
             out,
+        }
+    }
+
+    /// `--edge ENDPOINT ` for a command that shall reach the same edge.
+    pub(crate) fn edge_argument(&self) -> String {
+        let argument = self.edge.as_ref();
+        argument.map_or_else(String::new, |endpoint| format!("--edge {endpoint} "))
+    }
+
+    /// The edges that route verbs are for.
+    pub(crate) async fn edges(&self) -> Edges {
+        match &self.edge {
+            Some(endpoint) => Edges::one(Client::new(endpoint.clone(), "edge")).await,
+            None => Edges::All(self.control.clone()),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{Cli, switch};
 use crate::{
     args::{self, RouteTo, RouteVerb},
-    edges::Answer,
+    edges::{Answer, Edges},
     failure::{Failure, Verdict},
     human,
     output::{Output, Paint},
@@ -22,6 +22,11 @@ use crate::{
 
 /// `flockerctl route`
 pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Failure> {
+    let cli = &RouteCli {
+        out: cli.out,
+        edges: cli.edges().await,
+        edge_argument: cli.edge_argument(),
+    };
     match args.verb {
         RouteVerb::Ls => list(cli).await,
         RouteVerb::Show { key } => show(cli, &key).await,
@@ -48,6 +53,14 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Fai
     }
 }
 
+/// What all route verbs need.
+pub(crate) struct RouteCli<'c> {
+    pub(crate) out: &'c Output,
+    pub(crate) edges: Edges,
+    /// What a later command must be given to reach the same edges.
+    edge_argument: String,
+}
+
 fn route(to: RouteTo, on_move: OnMove) -> Route {
     Route {
         key: to.key,
@@ -57,7 +70,7 @@ fn route(to: RouteTo, on_move: OnMove) -> Route {
 }
 
 /// The `on_move` that a route has, so that a change of its upstreams leaves it as it is.
-async fn present_on_move(cli: &Cli<'_>, key: &RouteKey) -> Result<OnMove, Failure> {
+async fn present_on_move(cli: &RouteCli<'_>, key: &RouteKey) -> Result<OnMove, Failure> {
     let tables = cli.edges.tables().await?;
     let found = tables
         .iter()
@@ -70,7 +83,11 @@ fn find<'t>(table: &'t RouteTable, key: &RouteKey) -> Option<&'t RouteStatus> {
     table.routes.iter().find(|status| status.route.key == *key)
 }
 
-async fn change(cli: &Cli<'_>, operations: Vec<Operation>, done: &str) -> Result<Verdict, Failure> {
+async fn change(
+    cli: &RouteCli<'_>,
+    operations: Vec<Operation>,
+    done: &str,
+) -> Result<Verdict, Failure> {
     let transaction = Transaction {
         against: None,
         operations,
@@ -111,7 +128,7 @@ pub(super) fn report<T>(out: &Output, answers: &[Answer<T>]) -> Verdict {
     verdict
 }
 
-async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
+async fn list(cli: &RouteCli<'_>) -> Result<Verdict, Failure> {
     let answers = cli.edges.tables().await?;
     if cli.out.json {
         cli.out.json(&answers)?;
@@ -204,7 +221,7 @@ fn gate_word(state: GateState) -> &'static str {
     }
 }
 
-async fn show(cli: &Cli<'_>, key: &RouteKey) -> Result<Verdict, Failure> {
+async fn show(cli: &RouteCli<'_>, key: &RouteKey) -> Result<Verdict, Failure> {
     let answers = cli.edges.route(key).await?;
     if answers.iter().all(|answer| {
         let error = answer.error();
@@ -285,7 +302,7 @@ pub(super) fn pause_request(keys: Vec<RouteKey>, hold: std::time::Duration) -> P
     }
 }
 
-async fn pause(cli: &Cli<'_>, args: args::Pause) -> Result<Verdict, Failure> {
+async fn pause(cli: &RouteCli<'_>, args: args::Pause) -> Result<Verdict, Failure> {
     let names: Vec<String> = args.keys.iter().map(ToString::to_string).collect();
     let request = pause_request(args.keys, args.hold);
     let hold = human::setting_ms(request.limits.hold_ms);
@@ -300,14 +317,15 @@ async fn pause(cli: &Cli<'_>, args: args::Pause) -> Result<Verdict, Failure> {
         let names_text = names.join(" ");
         cli.out.text(&format!(
             "{names_text} paused under token {token} on {}; lapses in {hold}\n  \
-             resume with: flockerctl route resume {names_text} --token {token}\n",
-            edges.join(", ")
+             resume with: flockerctl {}route resume {names_text} --token {token}\n",
+            edges.join(", "),
+            cli.edge_argument
         ))?;
     }
     Ok(report(cli.out, &answers))
 }
 
-async fn resume(cli: &Cli<'_>, args: args::Resume) -> Result<Verdict, Failure> {
+async fn resume(cli: &RouteCli<'_>, args: args::Resume) -> Result<Verdict, Failure> {
     let requests = match args.token {
         Some(token) => vec![ResumeRequest {
             token: Token(token),
@@ -328,7 +346,7 @@ async fn resume(cli: &Cli<'_>, args: args::Resume) -> Result<Verdict, Failure> {
 }
 
 /// A request for each token that holds some of the routes now.
-async fn holding(cli: &Cli<'_>, keys: &[RouteKey]) -> Result<Vec<ResumeRequest>, Failure> {
+async fn holding(cli: &RouteCli<'_>, keys: &[RouteKey]) -> Result<Vec<ResumeRequest>, Failure> {
     let tables = cli.edges.tables().await?;
     let mut by_token: BTreeMap<Token, Vec<RouteKey>> = BTreeMap::new();
     for key in keys {

@@ -9,10 +9,7 @@ use flocker_api::{
     route::RouteKey,
 };
 
-use super::{
-    Cli,
-    route::{Switched, holds, pause_request, report},
-};
+use super::route::{RouteCli, Switched, holds, pause_request, report};
 use crate::{
     args,
     edges::Answer,
@@ -21,7 +18,7 @@ use crate::{
 };
 
 /// `flockerctl route switch`
-pub(crate) async fn run(cli: &Cli<'_>, args: args::Switch) -> Result<Verdict, Failure> {
+pub(crate) async fn run(cli: &RouteCli<'_>, args: args::Switch) -> Result<Verdict, Failure> {
     if args.quiesce >= args.hold {
         let message = "--quiesce must be shorter than --hold, or the hold is over before the end";
         return Err(Failure::Usage(message.to_owned()));
@@ -53,7 +50,7 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::Switch) -> Result<Verdict, Fa
 }
 
 async fn quiesce_and_switch(
-    cli: &Cli<'_>,
+    cli: &RouteCli<'_>,
     args: &args::Switch,
     token: Token,
     pause_ms: f64,
@@ -156,7 +153,7 @@ fn left(in_flight: &[InFlight]) -> String {
 }
 
 /// Resumes after something went wrong; what fails now lapses by itself at the hold's end.
-async fn resume<T>(cli: &Cli<'_>, token: Token, key: &RouteKey, paused: &[Answer<T>]) {
+async fn resume<T>(cli: &RouteCli<'_>, token: Token, key: &RouteKey, paused: &[Answer<T>]) {
     let request = ResumeRequest {
         token,
         keys: vec![key.clone()],
@@ -179,7 +176,7 @@ async fn resume<T>(cli: &Cli<'_>, token: Token, key: &RouteKey, paused: &[Answer
     }
 }
 
-fn failed<T: serde::Serialize>(cli: &Cli<'_>, answers: &[Answer<T>]) -> Verdict {
+fn failed<T: serde::Serialize>(cli: &RouteCli<'_>, answers: &[Answer<T>]) -> Verdict {
     if cli.out.json {
         // A closed stdout changes nothing about the failure.
         drop(cli.out.json(&answers));
