@@ -5,9 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::testbed::{
-    Testbed, ready,
-    stage::{self, BedOptions, Ending},
+use flocker_api::client::Endpoint;
+
+use crate::{
+    load::Target,
+    scenario::{self, Cluster, MoveArgs, Plan, ReportFiles, Workload},
+    testbed::{
+        Testbed, ready,
+        stage::{self, BedOptions, Ending},
+    },
 };
 
 /// What the demo can be told.
@@ -38,13 +44,66 @@ pub fn run(options: &DemoOptions) -> Result<Ending> {
     }))
 }
 
-async fn show(bed: &Testbed, options: &DemoOptions) -> Result<Ending> {
-    let _ = options;
-    deploy(bed).await?;
-    for (app, to) in [("notes", "n2"), ("notes", "n1"), ("postgres", "n1")] {
-        flockerctl(bed, &["move", app, "--to", to]).await?;
+/// Moves what is asked for: on the cluster that is named, else on a bed with the example apps.
+///
+/// # Errors
+/// When the bed cannot be put up, or a move cannot be tried.
+pub fn run_move(options: &MoveArgs) -> Result<Ending> {
+    let plans = options.plans();
+    if let Some(cluster) = options.cluster()? {
+        let performed = scenario::perform(&cluster, &plans, &options.files);
+        return stage::runtime()?.block_on(performed).map(Ending::of);
     }
-    Ok(Ending::Good)
+    let choice = stage::choose(&options.bed)?;
+    stage::runtime()?.block_on(stage::on_bed(&options.bed, &choice, async |bed| {
+        bed.up().await?;
+        deploy(bed).await?;
+        let cluster = cluster(bed)?;
+        let performed = scenario::perform(&cluster, &plans, &options.files);
+        performed.await.map(Ending::of)
+    }))
+}
+
+async fn show(bed: &Testbed, options: &DemoOptions) -> Result<Ending> {
+    deploy(bed).await?;
+    let plans = [Workload::Notes, Workload::Postgres].map(|workload| {
+        let mut plan = Plan::new(workload);
+        if workload == Workload::Notes {
+            plan.rate = options.rate;
+        }
+        if options.short {
+            plan.settle = Duration::from_millis(1500);
+            plan.warm_up = plan.settle;
+        }
+        plan
+    });
+    let output = &bed.folders().output;
+    let files = ReportFiles {
+        json: Some(output.join("report.json")),
+        svg: Some(output.join("move.svg")),
+    };
+    let cluster = cluster(bed)?;
+    let performed = scenario::perform(&cluster, &plans, &files);
+    performed.await.map(Ending::of)
+}
+
+/// The bed as a client of it sees it.
+fn cluster(bed: &Testbed) -> Result<Cluster> {
+    Ok(Cluster {
+        edges: bed
+            .plan
+            .edges()
+            .iter()
+            .map(|edge| Target {
+                name: edge.name.clone(),
+                address: edge.http,
+            })
+            .collect(),
+        postgres_port: 5432,
+        host: "notes.demo".to_owned(),
+        control: Endpoint::Tcp(bed.plan.control()),
+        flockerctl: bed.folders().program("flockerctl")?,
+    })
 }
 
 /// Deploys the example apps and waits until they serve.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use flocker_bench::{
     demo::{self, DemoOptions},
+    scenario::{LoadArgs, MoveArgs},
     testbed::{
         keeper,
         stage::{self, BedOptions, Ending},
@@ -27,6 +28,10 @@ enum Command {
     /// A test bed: two nodes, four edges and a control service on this machine
     #[command(subcommand)]
     Testbed(TestbedCommand),
+    /// Moves an app there and back under load, on a running cluster
+    Move(MoveArgs),
+    /// Open-loop load on a notes service
+    Load(LoadArgs),
     /// Starts programs for a test bed and ends them with it
     #[command(hide = true)]
     Keeper,
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<Ending> {
     match command {
         Command::Demo(options) => demo::run(&options),
+        Command::Move(options) => demo::run_move(&options),
+        Command::Load(options) => stage::runtime()?.block_on(options.run()).map(Ending::of),
         Command::Keeper => keeper::run().map(|()| Ending::Good),
         Command::Testbed(TestbedCommand::Up { bed, nodes_only }) => {
             let choice = stage::choose(&bed)?;

@@ -40,6 +40,12 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// The ending of a story that says whether all was as it should be.
+    #[must_use]
+    pub fn of(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+
     /// The exit code.
     #[must_use]
     pub fn code(self) -> u8 {

@@ -353,7 +353,7 @@ mod tests {
         text[100] ^= 1;
         std::fs::write(&path, &text).unwrap();
         let error = Journal::open(&path).unwrap_err().to_string();
-        assert!(error.contains("damaged at byte 8"), "{error}");
+        assert!(error.contains("damaged at byte 98 "), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), text);
     }
 
