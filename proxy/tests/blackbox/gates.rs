@@ -573,6 +573,37 @@ fn a_pause_is_a_barrier_on_all_workers() {
 }
 
 #[test]
+fn metrics_tell_of_holds_and_requests() {
+    let (edge, upstream) = edge();
+    let token = edge.pause(KEY, hold(10_000));
+    let mut client = parked(&edge, 1);
+    edge.resume(KEY, token).unwrap();
+    let mut service = upstream.accept();
+    service.read_request();
+    service.send(ok("x"));
+    client.read_response();
+    let metrics = edge.metrics();
+    for line in [
+        "flocker_edge_sessions 1",
+        "flocker_edge_routes 1",
+        "flocker_edge_generation 1",
+        "flocker_edge_parked 0",
+        "flocker_edge_requests_total{route=\"http:a.test\"} 1",
+        "flocker_edge_responses_total{route=\"http:a.test\",code=\"2xx\"} 1",
+        "flocker_edge_holds_total{route=\"http:a.test\",outcome=\"released\"} 1",
+        "flocker_edge_upstream_errors_total 0",
+        "flocker_edge_hold_seconds_count 1",
+        "flocker_edge_request_seconds_count 1",
+    ] {
+        assert!(
+            metrics.lines().any(|other| other == line),
+            "'{line}' is missing:\n{metrics}"
+        );
+    }
+    assert!(metrics.ends_with("# EOF\n"));
+}
+
+#[test]
 fn a_stopping_edge_lets_what_is_in_flight_end() {
     let (mut edge, upstream) = edge();
     let mut client = Conn::connect(edge.http());

@@ -31,8 +31,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// A running edge; ends with the value.
 pub(crate) struct Edge {
     child: Child,
-    /// Its configuration and its socket.
-    _directory: TempDir,
+    directory: TempDir,
     runtime: tokio::runtime::Runtime,
     client: Client,
     ip: IpAddr,
@@ -72,7 +71,7 @@ impl Edge {
             .unwrap();
         let edge = Self {
             child,
-            _directory: directory,
+            directory,
             runtime: runtime(),
             client: Client::new(Endpoint::Unix(socket), "edge"),
             ip,
@@ -241,6 +240,19 @@ impl Edge {
         eventually(&format!("{count} are in flight at {key}"), || {
             (self.show(key).gate.in_flight == count).then_some(())
         });
+    }
+
+    /// What `/metrics` says.
+    pub(crate) fn metrics(&self) -> String {
+        let path = self.directory.path().join("edge.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
     }
 }
 

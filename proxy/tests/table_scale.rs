@@ -1,0 +1,100 @@
+//! How long lookups and changes take in a table of a million routes. A measurement:
+//! `cargo test --release -p flocker-proxy --test table_scale -- --ignored --nocapture`
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a measurement reads the clock and prints what it finds"
+)]
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flocker_api::route::{OnMove, Operation, Route, Transaction};
+use flocker_proxy::logic::table::RouteTable;
+
+const ROUTES: usize = 1_000_000;
+const CHANGES: usize = 200;
+const LOOKUPS: usize = 2_000_000;
+
+fn host(number: usize) -> String {
+    format!("app-{number}.customers.example.com")
+}
+
+fn put(number: usize, port: u16) -> Operation {
+    Operation::Put {
+        route: Route {
+            key: format!("http:{}", host(number))
+                .parse()
+                .expect("letters, digits and dots"),
+            upstreams: vec![([10, 0, 0, 1], port).into()],
+            on_move: OnMove::Close,
+        },
+    }
+}
+
+fn transaction(operations: Vec<Operation>) -> Transaction {
+    Transaction {
+        against: None,
+        operations,
+    }
+}
+
+/// Numbers in no order that a cache could guess.
+fn scattered(count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15) % ROUTES)
+}
+
+fn ns(elapsed: Duration, count: usize) -> f64 {
+    elapsed.as_secs_f64() * 1e9 / count as f64
+}
+
+#[test]
+#[ignore = "a measurement: run it with --release"]
+fn a_million_routes() {
+    let started = Instant::now();
+    let load = transaction((0..ROUTES).map(|number| put(number, 80)).collect());
+    println!("operations made in {:?}", started.elapsed());
+    let started = Instant::now();
+    let mut table = RouteTable::new().apply(&load, |_| Arc::new(0u64)).unwrap();
+    println!("{ROUTES} routes applied at once in {:?}", started.elapsed());
+    drop(load);
+    assert_eq!(table.len(), ROUTES);
+
+    let mut times: Vec<Duration> = Vec::with_capacity(CHANGES);
+    for number in scattered(CHANGES) {
+        let change = transaction(vec![put(number, 81)]);
+        let started = Instant::now();
+        let after = table.apply(&change, |_| Arc::new(0)).unwrap();
+        // The old table goes at the same time, as it does when it is replaced.
+        table = after;
+        times.push(started.elapsed());
+    }
+    times.sort();
+    println!(
+        "one change: median {:?}, p99 {:?}, slowest {:?}",
+        times[CHANGES / 2],
+        times[CHANGES * 99 / 100],
+        times[CHANGES - 1]
+    );
+
+    let hosts: Vec<String> = scattered(100_000).map(host).collect();
+    for (what, hosts) in [("scattered", &hosts[..]), ("few hot", &hosts[..64])] {
+        let started = Instant::now();
+        let mut found = 0;
+        for at in 0..LOOKUPS {
+            let host = black_box(&hosts[at % hosts.len()]);
+            found += usize::from(table.lookup_http(host).is_some());
+        }
+        println!("{what} lookups: {:.0} ns", ns(started.elapsed(), LOOKUPS));
+        assert_eq!(found, LOOKUPS);
+    }
+    let started = Instant::now();
+    for at in 0..LOOKUPS {
+        let unknown = black_box("nobody.customers.example.com");
+        assert!(table.lookup_http(&unknown[at % 2..]).is_none());
+    }
+    println!("misses: {:.0} ns", ns(started.elapsed(), LOOKUPS));
+}
