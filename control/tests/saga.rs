@@ -91,7 +91,7 @@ async fn commits_of_a_move() -> usize {
 async fn control_killed_at_every_commit() {
     let commits = commits_of_a_move().await;
     assert!(commits > 10, "{commits} commits");
-    for loses in [Loses::Commit, Loses::Answer] {
+    for loses in [Loses::Commit, Loses::Answer, Loses::Unsynced] {
         // The first commit is the one that begins the move.
         for good in 1..commits {
             let cluster = Cluster::serving();
@@ -100,6 +100,9 @@ async fn control_killed_at_every_commit() {
             begin(&control).await;
             timeout(LONG, store.dead.notified()).await.unwrap();
             control.stop().await;
+            if loses == Loses::Unsynced {
+                cluster.store.crash();
+            }
             let state = cluster.finish().await;
             assert_eq!(
                 state.primaries[&notes()].node,
@@ -113,7 +116,7 @@ async fn control_killed_at_every_commit() {
 
 #[tokio::test(start_paused = true)]
 async fn control_killed_at_every_commit_of_an_undo() {
-    for loses in [Loses::Commit, Loses::Answer] {
+    for loses in [Loses::Commit, Loses::Answer, Loses::Unsynced] {
         for good in 1.. {
             let cluster = Cluster::serving();
             // The last delta never arrives.
@@ -128,6 +131,9 @@ async fn control_killed_at_every_commit_of_an_undo() {
                 () = store.dead.notified() => None,
             };
             control.stop().await;
+            if loses == Loses::Unsynced {
+                cluster.store.crash();
+            }
             let state = cluster.finish().await;
             assert_eq!(
                 state.primaries[&notes()].node,
@@ -168,6 +174,7 @@ async fn control_killed_at_every_call() {
                 .unwrap();
             control.stop().await;
             cluster.world.heal();
+            cluster.store.crash();
             cluster.finish().await;
             assert_eq!(cluster.world.lock().failed, 0, "{fault:?} {number}");
         }
@@ -403,6 +410,29 @@ async fn an_edge_that_knows_a_newer_token_is_asked_again_with_a_newer_one() {
     assert_eq!(status.token, Some(flocker_api::gate::Token(101)));
     assert_eq!(cluster.world.lock().failed, 0);
     cluster.finish().await;
+}
+
+/// Control dies right after the stop, the store forgets that the stop was begun, and then an
+/// edge is gone: the way back starts the app before it lets anyone go.
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_the_store_forgot_is_undone_all_the_same() {
+    let cluster = Cluster::serving();
+    cluster
+        .world
+        .script(|call, _| call.is("/stop").then_some(Fault::FreezeAfter));
+    let control = cluster.control();
+    begin(&control).await;
+    timeout(LONG, cluster.world.frozen.notified())
+        .await
+        .unwrap();
+    control.stop().await;
+    cluster.store.crash();
+    let [_, e2, _] = edge_names();
+    cluster.world.heal();
+    cluster.world.lock().edges.get_mut(&e2).unwrap().alive = false;
+    let state = cluster.finish().await;
+    assert_eq!(state.primaries[&notes()].node, node_name("n1"));
+    assert_eq!(cluster.world.stops_and_failed(), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

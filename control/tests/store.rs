@@ -17,7 +17,7 @@ use flocker_api::{
     volume::Epoch,
 };
 use flocker_control::{
-    driver::store::{MemoryStore, RedbStore, Store, StoreError},
+    driver::store::{Durability, MemoryStore, RedbStore, Store, StoreError},
     logic::{
         migration::{Entry, Header},
         saga::Event,
@@ -190,7 +190,9 @@ fn states() -> Vec<State> {
     let memory = MemoryStore::default();
     let mut states = vec![State::default()];
     for commit in commits() {
-        memory.commit(&commit).expect("the commits are right");
+        memory
+            .commit(&commit, Durability::Synced)
+            .expect("the commits are right");
         states.push(memory.read().expect("memory works"));
     }
     states
@@ -202,7 +204,7 @@ fn what_was_committed_is_read_again() {
     let states = states();
     for (commit, after) in commits().iter().zip(&states[1..]) {
         let store = RedbStore::open(file.path()).unwrap();
-        store.commit(commit).unwrap();
+        store.commit(commit, Durability::Synced).unwrap();
         assert_eq!(&store.read().unwrap(), after);
     }
     assert_eq!(
@@ -216,7 +218,7 @@ fn conditions_are_checked_against_what_is_stored() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let store = RedbStore::open(file.path()).unwrap();
     for commit in commits() {
-        store.commit(&commit).unwrap();
+        store.commit(&commit, Durability::Synced).unwrap();
     }
     let before = store.read().unwrap();
     let swap = Change::SwapPrimary {
@@ -226,20 +228,22 @@ fn conditions_are_checked_against_what_is_stored() {
     };
     let token = Change::DrawToken { token: Token(9) };
     // The whole commit is refused, the part that would be right included.
-    let error = store.commit(&[token, swap]).unwrap_err();
+    let error = store
+        .commit(&[token, swap], Durability::Synced)
+        .unwrap_err();
     assert!(
         matches!(error, StoreError::Conflict(Conflict::Primary { .. })),
         "{error:?}"
     );
     let stale = store
-        .commit(&[Change::DrawToken { token: Token(4) }])
+        .commit(&[Change::DrawToken { token: Token(4) }], Durability::Synced)
         .unwrap_err();
     assert!(
         matches!(stale, StoreError::Conflict(Conflict::Token { .. })),
         "{stale:?}"
     );
     let commits = commits();
-    let twice = store.commit(&commits[2]).unwrap_err();
+    let twice = store.commit(&commits[2], Durability::Synced).unwrap_err();
     assert!(
         matches!(twice, StoreError::Conflict(Conflict::Sequence { .. })),
         "{twice:?}"
@@ -252,10 +256,12 @@ fn a_forgotten_move_takes_its_journal_with_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let store = RedbStore::open(file.path()).unwrap();
     for commit in commits() {
-        store.commit(&commit).unwrap();
+        store.commit(&commit, Durability::Synced).unwrap();
     }
     let id = *store.read().unwrap().moves.keys().next().unwrap();
-    store.commit(&[Change::ForgetMove { id }]).unwrap();
+    store
+        .commit(&[Change::ForgetMove { id }], Durability::Synced)
+        .unwrap();
     assert!(store.read().unwrap().moves.is_empty());
 }
 
@@ -279,8 +285,17 @@ fn a_file_that_is_no_store_is_refused_and_named() {
     assert!(error.starts_with("cannot open the store /"), "{error}");
 }
 
+/// Every third commit is lazy.
+fn durability_of(index: usize) -> Durability {
+    if index % 3 == 1 {
+        Durability::Lazy
+    } else {
+        Durability::Synced
+    }
+}
+
 /// The power fails after each operation in turn: what is found is the state after the last
-/// commit that was acknowledged, or after the one that was under way; never less, never half.
+/// synced commit that was acknowledged, or after one that came later; never less, never half.
 #[test]
 fn a_power_failure_at_every_write_loses_nothing_acknowledged() {
     let states = states();
@@ -290,21 +305,25 @@ fn a_power_failure_at_every_write_loses_nothing_acknowledged() {
     let mut failures = 0;
     for operations in 0.. {
         let disk = Disk::new(prepared.clone(), operations);
-        let mut acknowledged = 0;
+        let (mut acknowledged, mut synced) = (0, 0);
         let mut all = false;
         if let Ok(store) = RedbStore::on_backend(disk.clone()) {
-            for commit in commits() {
-                if store.commit(&commit).is_err() {
+            for (index, commit) in commits().into_iter().enumerate() {
+                let durability = durability_of(index);
+                if store.commit(&commit, durability).is_err() {
                     break;
                 }
                 acknowledged += 1;
+                if durability == Durability::Synced {
+                    synced = acknowledged;
+                }
             }
             all = acknowledged == states.len() - 1;
         }
         for some_got_through in [false, true] {
             let found = Disk::new(disk.after_the_failure(some_got_through), usize::MAX);
             let found = RedbStore::on_backend(found).unwrap().read().unwrap();
-            let candidates = &states[acknowledged..states.len().min(acknowledged + 2)];
+            let candidates = &states[synced..states.len().min(acknowledged + 2)];
             assert!(
                 candidates.contains(&found),
                 "operation {operations}, {some_got_through}"

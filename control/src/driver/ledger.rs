@@ -1,14 +1,14 @@
 //! The one writer of the store, and the state that everyone reads.
 //!
 //! Readers take the current state without waiting for anything. Writers queue; each sees the
-//! state that the one before it committed. What readers see has been committed durably.
+//! state that the one before it committed. What readers see has been committed.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use flocker_api::gate::Token;
 use tokio::sync::{Mutex, watch};
 
-use super::store::{Store, StoreError};
+use super::store::{Durability, Store, StoreError};
 use crate::logic::state::{Change, State};
 
 /// The store with its current state.
@@ -71,6 +71,18 @@ impl Ledger {
         &self,
         decide: impl FnOnce(&State) -> Result<Vec<Change>, E>,
     ) -> Result<Arc<State>, E> {
+        self.transact_as(Durability::Synced, decide).await
+    }
+
+    /// [`Ledger::transact`] that says what the commit must survive.
+    ///
+    /// # Errors
+    /// As [`Ledger::transact`].
+    pub async fn transact_as<E: From<StoreError>>(
+        &self,
+        durability: Durability,
+        decide: impl FnOnce(&State) -> Result<Vec<Change>, E>,
+    ) -> Result<Arc<State>, E> {
         let mut in_doubt = self.writer.lock().await;
         if *in_doubt {
             self.publish(self.on_store(Store::read).await?);
@@ -86,7 +98,9 @@ impl Ledger {
             next.apply(change).map_err(StoreError::from)?;
         }
         *in_doubt = true;
-        let committed = self.on_store(move |store| store.commit(&changes)).await;
+        let committed = self
+            .on_store(move |store| store.commit(&changes, durability))
+            .await;
         match committed {
             Ok(()) => {
                 *in_doubt = false;

@@ -60,7 +60,8 @@ pub enum Action {
     TidySource,
     /// Remove the container at the target.
     RemoveAtTarget,
-    /// Let the parked go to the source.
+    /// Let the parked go to the source, once the app runs there: whether it was stopped may be
+    /// among what the store forgot.
     ResumeRoutes,
     /// Start the container at the source again.
     StartSource,
@@ -77,32 +78,43 @@ pub struct Line {
     pub undo: Option<Action>,
     /// Whether requests are held while it is done.
     pub paused: bool,
+    /// Whether the store may forget for a while that it is done. It is then done again after a
+    /// crash, which costs less than a sync that everyone who is held would wait for.
+    pub lazy: bool,
 }
 
-const fn line(step: MoveStep, action: Action, undo: Option<Action>, paused: bool) -> Line {
+const fn line(
+    step: MoveStep,
+    action: Action,
+    undo: Option<Action>,
+    paused: bool,
+    lazy: bool,
+) -> Line {
     Line {
         step,
         action,
         undo,
         paused,
+        lazy,
     }
 }
 
 /// The move. The order is that of [`MoveStep::ALL`].
 #[rustfmt::skip]
 pub const TABLE: [Line; 11] = [
-    line(MoveStep::Preflight,  Action::CheckBothSides, None,                         false),
+    //   step                  action                  undo                          paused lazy
+    line(MoveStep::Preflight,  Action::CheckBothSides, None,                         false, false),
     // The replica is kept: it makes the next attempt cheaper.
-    line(MoveStep::Precopy,    Action::CopyAhead,      None,                         false),
-    line(MoveStep::Prepare,    Action::PrepareTarget,  Some(Action::RemoveAtTarget), false),
-    line(MoveStep::Pause,      Action::PauseRoutes,    Some(Action::ResumeRoutes),   true),
-    line(MoveStep::Stop,       Action::StopSource,     Some(Action::StartSource),    true),
-    line(MoveStep::FinalDelta, Action::SendFinalDelta, None,                         true),
-    line(MoveStep::Pivot,      Action::SwapPrimary,    None,                         true),
-    line(MoveStep::Promote,    Action::PromoteTarget,  None,                         true),
-    line(MoveStep::Start,      Action::StartTarget,    None,                         true),
-    line(MoveStep::Switch,     Action::SwitchRoutes,   None,                         true),
-    line(MoveStep::Cleanup,    Action::TidySource,     None,                         false),
+    line(MoveStep::Precopy,    Action::CopyAhead,      None,                         false, false),
+    line(MoveStep::Prepare,    Action::PrepareTarget,  Some(Action::RemoveAtTarget), false, false),
+    line(MoveStep::Pause,      Action::PauseRoutes,    Some(Action::ResumeRoutes),   true,  true),
+    line(MoveStep::Stop,       Action::StopSource,     Some(Action::StartSource),    true,  true),
+    line(MoveStep::FinalDelta, Action::SendFinalDelta, None,                         true,  false),
+    line(MoveStep::Pivot,      Action::SwapPrimary,    None,                         true,  false),
+    line(MoveStep::Promote,    Action::PromoteTarget,  None,                         true,  true),
+    line(MoveStep::Start,      Action::StartTarget,    None,                         true,  true),
+    line(MoveStep::Switch,     Action::SwitchRoutes,   None,                         true,  false),
+    line(MoveStep::Cleanup,    Action::TidySource,     None,                         false, false),
 ];
 
 /// The table's line of a step.

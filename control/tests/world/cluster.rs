@@ -24,7 +24,7 @@ use flocker_control::{
     driver::{
         context::{Clock, Context},
         control::Control,
-        store::{MemoryStore, Store, StoreError},
+        store::{Durability, MemoryStore, Store, StoreError},
     },
     logic::state::{AppRecord, Change, Primary, State},
 };
@@ -56,6 +56,8 @@ pub enum Loses {
     Commit,
     /// Only the news that it is committed.
     Answer,
+    /// The commit and all before it that were not synced.
+    Unsynced,
 }
 
 impl BrittleStore {
@@ -81,16 +83,16 @@ impl Store for BrittleStore {
         self.inner.read()
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, changes: &[Change], durability: Durability) -> Result<(), StoreError> {
         let take = |left: usize| left.checked_sub(1);
         let order = Ordering::Relaxed;
         if self.left.fetch_update(order, order, take).is_ok() {
-            return self.inner.commit(changes);
+            return self.inner.commit(changes, durability);
         }
         // Whatever is tried after its death is lost in either case.
         let first = !self.died.swap(true, order);
         if first && self.loses == Loses::Answer {
-            self.inner.commit(changes)?;
+            self.inner.commit(changes, durability)?;
         }
         self.dead.notify_one();
         Err(StoreError::Storage("killed".into()))
@@ -174,7 +176,7 @@ impl Cluster {
         let app = notes();
         let placed = cluster
             .store
-            .commit(&[Change::PlacePrimary { app, primary }]);
+            .commit(&[Change::PlacePrimary { app, primary }], Durability::Synced);
         placed.expect("memory works");
         cluster
     }
@@ -220,7 +222,9 @@ impl Cluster {
 
     pub fn declare(&self, record: AppRecord) {
         let record = Box::new(record);
-        let put = self.store.commit(&[Change::PutApp { record }]);
+        let put = self
+            .store
+            .commit(&[Change::PutApp { record }], Durability::Synced);
         put.expect("memory works");
     }
 

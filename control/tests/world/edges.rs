@@ -159,7 +159,7 @@ fn pause(edge: &mut Edge, request: &PauseRequest) -> Result<Value, ErrorBody> {
         let entry = entry(edge, key)?;
         if token < entry.token {
             let error = ErrorBody::new(ErrorCode::StaleToken, "a newer token holds the gate");
-            return Err(error.with_details(json!({ "token": entry.token })));
+            return Err(error.with_details(json!({ "current": entry.token })));
         }
     }
     let now = Instant::now();

@@ -43,7 +43,11 @@ impl Executor<'_> {
             Action::SwitchRoutes => self.switch_routes(the_move).await,
             Action::TidySource => Ok(self.tidy_source(the_move).await),
             Action::RemoveAtTarget => Ok(self.remove_at_target(the_move).await),
-            Action::ResumeRoutes => Ok(self.resume_routes(the_move).await),
+            Action::ResumeRoutes => {
+                let header = the_move.header();
+                self.start(&header.app, &header.from, header.epoch).await?;
+                Ok(self.resume_routes(the_move).await)
+            }
             Action::StartSource => {
                 let header = the_move.header();
                 self.start(&header.app, &header.from, header.epoch).await?;

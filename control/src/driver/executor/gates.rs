@@ -266,7 +266,7 @@ pub(crate) fn stale_token(error: &ErrorBody) -> Option<Token> {
     if error.code != ErrorCode::StaleToken {
         return None;
     }
-    let token = error.details.get("token").unwrap_or(&error.details);
+    let token = error.details.get("current")?;
     token.as_u64().map(Token)
 }
 

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! One commit lies between two steps: the outcome of the one and the beginning of the other
-//! travel together, and the pivot's compare-and-set travels with its neighbours, so the pause
-//! pays for as few syncs as there are steps. Whoever finds a step begun and no outcome does it
-//! again. Nothing is decided here: the order is [`crate::logic::migration`]'s.
+//! travel together, and the pivot's compare-and-set travels with its neighbours. While requests
+//! are held only the pivot is synced: what else is forgotten in a crash is done again. Whoever
+//! finds a step begun and no outcome does it again. Nothing is decided here: the order is [`crate::logic::migration`]'s.
 
 mod actions;
 mod gates;
@@ -19,7 +19,10 @@ use std::{sync::Arc, time::Duration};
 use flocker_api::{ErrorBody, ErrorCode, control::MoveStep, gate::Token, name::MoveId};
 use tracing::{info, warn};
 
-use super::{context::Context, store::StoreError};
+use super::{
+    context::Context,
+    store::{Durability, StoreError},
+};
 use crate::logic::{
     migration::{Entry, Facts, Move, line_of},
     saga::{Event, Next, Steps as _, Way},
@@ -194,13 +197,18 @@ impl Executor<'_> {
     /// Commits an entry with all that follows from it.
     async fn record(&self, entry: Entry) -> Result<(), StoreError> {
         let now_ms = self.now_ms();
+        let durability = match entry.record.event {
+            Event::Done if line_of(entry.record.step).lazy => Durability::Lazy,
+            _ => Durability::Synced,
+        };
+        let ledger = &self.context.ledger;
         let with_pivot = |state: &State| self.changes(state, entry.clone(), now_ms, None);
-        let committed = match self.context.ledger.transact(with_pivot).await {
+        let committed = match ledger.transact_as(durability, with_pivot).await {
             Err(StoreError::Conflict(conflict @ Conflict::Primary { .. })) => {
                 let error = ErrorBody::from_error(ErrorCode::StaleEpoch, &conflict);
                 let without =
                     |state: &State| self.changes(state, entry.clone(), now_ms, Some(error));
-                self.context.ledger.transact(without).await?
+                ledger.transact(without).await?
             }
             committed => committed?,
         };

@@ -1,33 +1,51 @@
-//! A store in memory: what it has committed survives the control that wrote it, for as long
-//! as someone holds the store; nothing that was not committed does.
+//! A store in memory: what was committed survives the control that wrote it, for as long as
+//! someone holds the store. [`MemoryStore::crash`] forgets what was not synced.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Store, StoreError};
+use super::{Durability, Store, StoreError};
 use crate::logic::state::{Change, State};
 
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    committed: Mutex<State>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    committed: State,
+    synced: State,
+}
+
+impl MemoryStore {
+    /// Forgets everything since the last synced commit, as a file does when its program or its
+    /// machine ends.
+    pub fn crash(&self) {
+        let mut inner = self.lock();
+        inner.committed = inner.synced.clone();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store for MemoryStore {
     fn read(&self) -> Result<State, StoreError> {
-        let committed = self.committed.lock();
-        Ok(committed.unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.lock().committed.clone())
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let mut committed = self
-            .committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut next = committed.clone();
+    fn commit(&self, changes: &[Change], durability: Durability) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        let mut next = inner.committed.clone();
         for change in changes {
             next.apply(change)?;
         }
-        *committed = next;
+        if durability == Durability::Synced {
+            inner.synced = next.clone();
+        }
+        inner.committed = next;
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Where the state is kept. One seam, two engines: a redb file, and memory.
 //!
 //! What a store owes its caller:
-//! 1. A commit is all or nothing, and durable before it returns.
+//! 1. A commit is all or nothing. A [`Durability::Synced`] one is durable before it returns,
+//!    with all that were committed before it. A [`Durability::Lazy`] one may be forgotten when
+//!    the program or the machine ends; what is forgotten is always the newest.
 //! 2. A conditional change ([`Change::SwapPrimary`], [`Change::DrawToken`],
 //!    [`Change::Journal`] at a place that is taken) is checked against what is stored, not
 //!    against what the caller believes, and refuses the whole commit.
@@ -29,7 +31,17 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when a condition does not hold; then nothing is changed.
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
+    fn commit(&self, changes: &[Change], durability: Durability) -> Result<(), StoreError>;
+}
+
+/// What a commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Everything: it is on disk before it is acknowledged.
+    Synced,
+    /// Nothing yet: the next synced commit takes it along. For what is simply done again if
+    /// it is forgotten, where a sync would keep requests waiting.
+    Lazy,
 }
 
 /// What goes wrong with a store.

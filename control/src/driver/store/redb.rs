@@ -1,4 +1,4 @@
-//! The store in one redb file. A commit is one redb transaction with immediate durability.
+//! The store in one redb file. A commit is one redb transaction, synced unless it is lazy.
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
@@ -17,7 +17,7 @@ use redb::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Store, StoreError};
+use super::{Durability, Store, StoreError};
 use crate::logic::{
     migration::{Entry, Header},
     state::{AppRecord, Change, Conflict, Primary, State, check_primary, check_token},
@@ -148,9 +148,13 @@ impl Store for RedbStore {
         Ok(state)
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&self, changes: &[Change], durability: Durability) -> Result<(), StoreError> {
         // Dropping the transaction on an error aborts it.
-        let write = self.database.begin_write().map_err(broken)?;
+        let mut write = self.database.begin_write().map_err(broken)?;
+        if durability == Durability::Lazy {
+            let durability = redb::Durability::None;
+            write.set_durability(durability).map_err(broken)?;
+        }
         for change in changes {
             write_change(&write, change)?;
         }
