@@ -100,6 +100,7 @@ fn fill_postgres(root: &Root, home: &Path, start: &Path) -> Result<()> {
         root.copy(&Path::new("/usr/share/zoneinfo").join(zone))?;
     }
     root.place(start, "usr/lib/flocker/images/postgres.sh")?;
+    root.cluster(home)?;
     for tool in [
         "sh", "id", "rm", "mv", "mkdir", "chown", "sync", "cat", "sleep",
     ] {
@@ -189,6 +190,46 @@ impl Root {
         }
         for library in &libraries {
             self.copy(library)?;
+        }
+        Ok(())
+    }
+
+    /// Adds an empty database cluster, which the start script copies: initdb takes its time
+    /// on a file system in user space. It refuses to run as root.
+    fn cluster(&self, home: &Path) -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
+        let data = folder.path().join("cluster");
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--clear-groups",
+                "--",
+            ])
+            .arg(home.join("bin/initdb"))
+            .args([
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+            ])
+            .arg("--pgdata")
+            .arg(&data)
+            .output()
+            .context("cannot start setpriv")?;
+        if !output.status.success() {
+            bail!("initdb: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        // Readable to the server's user, which copies it; root owns what is in the image.
+        let to = self.0.join("usr/lib/flocker/cluster");
+        let copied = Command::new("cp").arg("-r").arg(&data).arg(&to).status()?;
+        let opened = Command::new("chmod")
+            .args(["-R", "a+rX"])
+            .arg(&to)
+            .status()?;
+        if !copied.success() || !opened.success() {
+            bail!("cannot copy {}", data.display());
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ set -eu
 PATH=/usr/lib/postgresql/15/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 data="$FLOCKER_VOLUME/cluster"
+# An empty cluster, where the image brings one along.
+template=/usr/lib/flocker/cluster
 
 if [ "$(id -u)" = 0 ]; then
     chown postgres:postgres "$FLOCKER_VOLUME"
@@ -14,8 +16,13 @@ fi
 if [ ! -s "$data/PG_VERSION" ]; then
     # Made aside and renamed when it is whole: a start that was cut off leaves no half.
     rm -rf "$data.new"
-    initdb --pgdata="$data.new" --username=postgres --auth=trust --encoding=UTF8 \
-        --locale=C --no-sync
+    if [ -d "$template" ]; then
+        cp -r "$template" "$data.new"
+    else
+        initdb --pgdata="$data.new" --username=postgres --auth=trust --encoding=UTF8 \
+            --locale=C --no-sync
+    fi
+    chmod 0700 "$data.new"
     # Clients come through the edges, from addresses of the cluster's own network.
     echo "host all all samenet trust" >> "$data.new/pg_hba.conf"
     sync
