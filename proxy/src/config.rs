@@ -272,3 +272,67 @@ impl From<LimitsFile> for WorkerLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Config::load(file.path()).map_err(|error| flocker_api::error::chain(&error))
+    }
+
+    fn sample() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proxy.toml")
+    }
+
+    #[test]
+    fn the_sample_is_valid_and_shows_the_defaults() {
+        let config = Config::load(&sample()).unwrap();
+        assert_eq!(config.routes.len(), 1);
+        let short = parse("name = 'n1-a'").unwrap();
+        assert_eq!(
+            format!("{:?}", config.worker_limits()),
+            format!("{:?}", short.worker_limits())
+        );
+        assert_eq!(config.drain, short.drain);
+        assert_eq!(config.admin_socket, short.admin_socket);
+    }
+
+    #[test]
+    fn the_sample_names_every_limit() {
+        let text = std::fs::read_to_string(sample()).unwrap();
+        let debug = format!("{:?}", LimitsFile::default());
+        let inner = debug
+            .trim_start_matches("LimitsFile { ")
+            .trim_end_matches(" }");
+        for field in inner.split(", ") {
+            let key = field.split(':').next().unwrap();
+            assert!(text.contains(&format!("\n{key} = ")), "{key} is missing");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_key() {
+        for (text, expected) in [
+            ("name = 'N'", "not a valid edge name"),
+            ("name = 'e'\ncolour = 1", "colour"),
+            ("name = 'e'\nworkers = 5000", "workers is 5000"),
+            ("name = 'e'\n[limits]\nheaders = 129", "limits.headers"),
+            ("name = 'e'\n[limits]\nhead_bytes = 1", "limits.head_bytes"),
+            ("name = 'e'\n[limits]\nsessions = 0", "limits.sessions"),
+            ("name = 'e'\n[admin]\nsocket = 'x'", "absolute path"),
+            ("name = 'e'\n[listen]\nhttp = ['x']", "http"),
+            (
+                "name = 'e'\n[[route]]\nkey = 'udp:1'\nupstreams = []",
+                "udp:1",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

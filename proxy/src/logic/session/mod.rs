@@ -14,6 +14,8 @@
 pub mod dial;
 pub mod http;
 pub mod opaque;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::{
