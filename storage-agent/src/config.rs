@@ -15,7 +15,7 @@ use flocker_api::{
 };
 use serde::Deserialize;
 
-use crate::driver::volumes::StorageConfig;
+use crate::driver::{transport::TransferLimits, volumes::StorageConfig};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -77,6 +77,16 @@ pub struct Limits {
     pub space_margin_bytes: u64,
     /// Lines of an app's output that go into an error about it.
     pub log_lines: usize,
+    /// How long a transfer may take to connect to its peer, in ms.
+    pub transfer_connect_ms: u64,
+    /// How long a transfer's peer may be silent, heartbeats included, in ms.
+    pub transfer_silence_ms: u64,
+    /// Time between two heartbeats of ours in a transfer, in ms.
+    pub transfer_heartbeat_ms: u64,
+    /// How long a transfer may move no byte, or wait for its acknowledgement, in ms.
+    pub transfer_stall_ms: u64,
+    /// How long a transfer waits for a volume with which something else is done, in ms.
+    pub transfer_lock_ms: u64,
 }
 
 impl Default for Limits {
@@ -92,6 +102,11 @@ impl Default for Limits {
             shutdown_ms: 20_000,
             space_margin_bytes: 16 << 20,
             log_lines: 20,
+            transfer_connect_ms: 2_000,
+            transfer_silence_ms: 10_000,
+            transfer_heartbeat_ms: 2_000,
+            transfer_stall_ms: 120_000,
+            transfer_lock_ms: 5_000,
         }
     }
 }
@@ -101,6 +116,19 @@ impl Limits {
     #[must_use]
     pub fn kill(&self) -> Duration {
         Duration::from_millis(self.kill_ms)
+    }
+
+    /// Those of transfers between agents.
+    #[must_use]
+    pub fn transfer(&self) -> TransferLimits {
+        TransferLimits {
+            connect: Duration::from_millis(self.transfer_connect_ms),
+            silence: Duration::from_millis(self.transfer_silence_ms),
+            heartbeat: Duration::from_millis(self.transfer_heartbeat_ms),
+            stall: Duration::from_millis(self.transfer_stall_ms),
+            lock: Duration::from_millis(self.transfer_lock_ms),
+            ..TransferLimits::default()
+        }
     }
 
     /// [`Limits::probe_attempt_ms`].
@@ -288,9 +316,18 @@ impl Limits {
             ("pre_stop_ms", self.pre_stop_ms),
             ("kill_ms", self.kill_ms),
             ("scrape_ms", self.scrape_ms),
+            ("transfer_connect_ms", self.transfer_connect_ms),
+            ("transfer_heartbeat_ms", self.transfer_heartbeat_ms),
+            ("transfer_stall_ms", self.transfer_stall_ms),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("limits.{key}: must be above 0"));
+        }
+        if self.transfer_silence_ms / 2 < self.transfer_heartbeat_ms {
+            return Err(
+                "limits.transfer_silence_ms: must be at least twice transfer_heartbeat_ms"
+                    .to_owned(),
+            );
         }
         if self.engine_ms < 1_000 {
             return Err("limits.engine_ms: must be at least 1000".to_owned());
@@ -336,11 +373,24 @@ mod tests {
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/storage-agent.toml");
         let config = Config::load(&sample).unwrap();
         assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.limits.transfer(), TransferLimits::default());
         let name = "notes".parse().unwrap();
         assert_eq!(
             config.mount_path(&name),
             Path::new("/var/lib/flocker/volumes/notes")
         );
+    }
+
+    #[test]
+    fn the_sample_tells_the_true_default_of_every_limit() {
+        let sample = include_str!("../../config/storage-agent.toml");
+        let (head, limits) = sample.split_once("[limits]").unwrap();
+        let told = |line: &&str| line.starts_with("# ") && line.contains(" = ");
+        let lines: Vec<&str> = limits.lines().filter(told).map(|line| &line[2..]).collect();
+        let config = load(&format!("{head}[limits]\n{}", lines.join("\n"))).unwrap();
+        assert_eq!(config.limits, Limits::default());
+        let fields = format!("{:?}", config.limits).matches(": ").count();
+        assert_eq!(lines.len(), fields, "a limit is not in the sample");
     }
 
     #[test]
@@ -387,6 +437,11 @@ mod tests {
                 "limits.kill_ms",
             ),
             ("node =", "limits = { kill = 1 }\nnode =", "kill"),
+            (
+                "node =",
+                "limits = { transfer_silence_ms = 3000 }\nnode =",
+                "limits.transfer_silence_ms",
+            ),
         ];
         for (good, bad, named) in cases {
             let message = load(&GOOD.replace(good, bad)).unwrap_err();

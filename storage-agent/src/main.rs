@@ -96,7 +96,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let node = &config.node;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let volumes = Volumes::open(config.storage.clone(), node.clone())
+    let transfer = config.limits.transfer();
+    let volumes = Volumes::open_with(config.storage.clone(), node.clone(), transfer)
         .await
         .with_context(|| format!("cannot open the storage of {node}"))?;
     let runtime =

@@ -199,7 +199,7 @@ pub struct StartReply {
 /// Answer to a stop: all writers of the app's volumes are proven gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopReply {
-    /// Exit code, if the process ran; 128 + N for signal N.
+    /// Exit code, if the process ran and the runtime has told it by now; 128 + N for signal N.
     pub exit_code: Option<i64>,
     /// Whether it had to be killed after the grace.
     pub killed: bool,
