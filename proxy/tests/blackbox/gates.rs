@@ -330,6 +330,69 @@ fn verbs_with_a_stale_token_are_refused() {
 }
 
 #[test]
+fn a_body_that_is_sent_while_parked_waits_in_the_kernel() {
+    let (edge, upstream) = edge();
+    let token = edge.pause(KEY, hold(10_000));
+    let mut client = Conn::connect(edge.http());
+    let body = "x".repeat(3 << 20);
+    let mut uploading = Conn::new(client.stream.try_clone().unwrap());
+    let request = post("/", &body);
+    let upload = thread::spawn(move || uploading.send(request));
+    edge.wait_parked(KEY, 1);
+    let ahead = edge.show(KEY).gate.parked_bytes;
+    assert!(ahead <= 64 << 10, "{ahead} bytes are held for one client");
+    edge.resume(KEY, token).unwrap();
+    let mut service = upstream.accept();
+    assert_eq!(service.read_request().body.len(), body.len());
+    upload.join().unwrap();
+    service.send(ok("whole"));
+    assert_eq!(client.read_response().text(), "whole");
+}
+
+#[test]
+fn a_quiesce_closes_upgraded_connections() {
+    let (edge, upstream) = edge();
+    let mut client = Conn::connect(edge.http());
+    client.send(
+        "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    let mut service = upstream.accept();
+    service.read_request();
+    service.send(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi",
+    );
+    assert_eq!(client.read_response().status(), 101);
+    assert_eq!(client.read_exact(2), b"hi");
+    let token = edge.pause(KEY, hold(10_000));
+    assert_eq!(
+        edge.quiesce(KEY, token, 5_000),
+        QuiesceReply::Quiesced { closed: 1 }
+    );
+    client.wait_gone();
+    service.wait_gone();
+}
+
+#[test]
+fn a_connect_under_way_parks_when_its_gate_is_paused() {
+    let edge = Edge::start();
+    // Nobody is there yet: the request is admitted and connects again and again.
+    edge.route(KEY, &[crate::harness::nobody()]);
+    let mut client = Conn::connect(edge.http());
+    client.send(get("/"));
+    edge.wait_in_flight(KEY, 1);
+    let token = edge.pause(KEY, hold(10_000));
+    assert_eq!(
+        edge.quiesce(KEY, token, 5_000),
+        QuiesceReply::Quiesced { closed: 0 }
+    );
+    edge.wait_parked(KEY, 1);
+    edge.switch(KEY, token, Upstream::serve("new"), true)
+        .unwrap();
+    assert_eq!(client.read_response().text(), "new");
+    assert_eq!(edge.show(KEY).failed, 0);
+}
+
+#[test]
 fn a_route_that_is_removed_refuses_what_is_parked() {
     let (edge, upstream) = edge();
     edge.pause(KEY, hold(10_000));
@@ -624,4 +687,22 @@ fn a_stopping_edge_lets_what_is_in_flight_end() {
         .success()
         .then_some(())
         .unwrap();
+}
+
+#[test]
+fn a_stopping_edge_does_not_wait_for_idle_connections() {
+    let (mut edge, upstream) = edge();
+    let mut client = Conn::connect(edge.http());
+    client.send(get("/"));
+    let mut service = upstream.accept();
+    service.read_request();
+    service.send(ok("x"));
+    client.read_response();
+    let started = Instant::now();
+    let pid = rustix::process::Pid::from_child(edge.child());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    client.assert_ends();
+    let status = eventually("the edge ends", || edge.child().try_wait().unwrap());
+    assert!(status.success());
+    assert!(started.elapsed() < Duration::from_secs(5));
 }

@@ -389,6 +389,11 @@ impl Conn {
         count > 0
     }
 
+    /// Whether anything comes before the end.
+    pub(crate) fn has_more(&mut self) -> bool {
+        !self.buffer.is_empty() || self.fill()
+    }
+
     pub(crate) fn read_exact(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill(), "ended after {:?}", self.buffer.len());

@@ -1,6 +1,9 @@
 //! HTTP/1.1 through the edge: framing, persistence, bodies, upstreams that fail.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    time::{Duration, Instant},
+};
 
 use crate::harness::{Conn, Edge, Upstream, eventually, get, nobody, ok, post};
 
@@ -610,7 +613,6 @@ fn slow_readers_do_not_fill_memory() {
 
 /// Sends until nothing more is taken.
 fn fill_up(conn: &mut Conn) {
-    use std::io::Write;
     let short = Duration::from_millis(100);
     conn.stream.set_write_timeout(Some(short)).unwrap();
     let block = vec![b'x'; 1 << 16];
@@ -630,4 +632,100 @@ fn many_pipelined_requests_do_not_fill_memory() {
     let grown = edge.resident().saturating_sub(before);
     assert!(grown < 4 << 20, "{grown} bytes");
     assert_eq!(edge.show(KEY).gate.in_flight, 1);
+}
+
+#[test]
+fn a_slow_reader_of_chunks_does_not_fill_memory() {
+    let (edge, upstream) = edge();
+    let mut client = Conn::connect(edge.http());
+    client.send(get("/"));
+    let mut service = upstream.accept();
+    service.read_request();
+    service.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40000000\r\n");
+    let before = edge.resident();
+    fill_up(&mut service);
+    let grown = edge.resident().saturating_sub(before);
+    assert!(grown < 4 << 20, "{grown} bytes");
+    drop(client);
+}
+
+#[test]
+fn a_client_that_has_said_all_is_still_answered() {
+    let (edge, upstream) = edge();
+    let mut client = Conn::connect(edge.http());
+    client.send(get("/"));
+    client.finish();
+    let mut service = upstream.accept();
+    service.read_request();
+    service.send(ok("answered"));
+    assert_eq!(client.read_response().text(), "answered");
+    client.assert_ends();
+    edge.wait_in_flight(KEY, 0);
+}
+
+#[test]
+fn a_connection_that_its_upstream_wants_closed_is_not_used_again() {
+    let (edge, upstream) = edge();
+    let mut client = Conn::connect(edge.http());
+    for _ in 0..3 {
+        client.send(get("/"));
+        let mut service = upstream.accept();
+        service.read_request();
+        service.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1");
+        let response = client.read_response();
+        assert_eq!(response.text(), "1");
+        // That is between the edge and the upstream.
+        assert_eq!(response.field("connection"), None);
+        service.assert_ends();
+    }
+}
+
+#[test]
+fn a_head_that_trickles_is_ended_in_time() {
+    let (edge, upstream) = edge_with("head_timeout_ms = 300");
+    let mut client = Conn::connect(edge.http());
+    let started = Instant::now();
+    for byte in get("/").bytes().cycle().take(40) {
+        if client.stream.write_all(&[byte]).is_err() {
+            break;
+        }
+        let mut seen = [0; 512];
+        let short = Duration::from_millis(30);
+        client.stream.set_read_timeout(Some(short)).unwrap();
+        if let Ok(count) = client.stream.read(&mut seen) {
+            assert!(seen[..count].starts_with(b"HTTP/1.1 408 "));
+            assert!(started.elapsed() < Duration::from_secs(2));
+            assert!(!upstream.is_connected(Duration::from_millis(1)));
+            return;
+        }
+    }
+    panic!("a trickling head was never ended");
+}
+
+#[test]
+fn answers_of_the_edge_to_head_have_no_body() {
+    let (edge, _upstream) = edge();
+    let mut client = Conn::connect(edge.http());
+    for _ in 0..2 {
+        client.send("HEAD / HTTP/1.1\r\nHost: unknown.test\r\n\r\n");
+        let head = client.read_head();
+        assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    }
+}
+
+#[test]
+fn past_the_limit_of_sessions_nobody_else_is_taken() {
+    let edge = Edge::start_with("sessions = 2", 1);
+    edge.route(KEY, &[Upstream::serve("x")]);
+    let mut first = Conn::connect(edge.http());
+    let mut second = Conn::connect(edge.http());
+    assert_eq!(first.ask(get("/")).text(), "x");
+    assert_eq!(second.ask(get("/")).text(), "x");
+    let mut third = Conn::connect(edge.http());
+    third.send(get("/"));
+    // It waits in the kernel until one of the others leaves.
+    third.assert_silent();
+    drop(first);
+    assert_eq!(third.read_response().text(), "x");
+    assert_eq!(second.ask(get("/")).text(), "x");
 }

@@ -15,6 +15,8 @@ mod harness;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod mix;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod relay;

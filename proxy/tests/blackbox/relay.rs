@@ -307,6 +307,27 @@ fn a_reset_arrives_as_one_after_the_bytes_before_it() {
     relay.edge.wait_in_flight(&relay.key, 0);
 }
 
+/// A service that answers and closes while the client is still sending resets the connection;
+/// its answer came before that.
+#[test]
+fn last_words_are_heard_by_a_client_that_is_still_sending() {
+    let relay = Relay::start();
+    for _ in 0..5 {
+        let (mut client, mut service) = relay.connect();
+        let mut uploading = twin(&client);
+        let upload = thread::spawn(move || {
+            // Ends by a reset, when the service has closed.
+            while uploading.stream.write_all(&[0; 1 << 16]).is_ok() {}
+        });
+        service.read_exact(1 << 20);
+        service.send("last words");
+        drop(service);
+        assert_eq!(client.read_to_end_or_reset(), b"last words");
+        upload.join().unwrap();
+    }
+    relay.edge.wait_in_flight(&relay.key, 0);
+}
+
 #[test]
 fn a_reset_behind_a_full_pipe_does_not_hide_that_bytes_are_missing() {
     let relay = Relay::start();

@@ -1,7 +1,9 @@
 //! An established opaque stretch: bytes go both ways until both sides have ended.
 //!
-//! The end of one side is passed on and the other goes on; a reset is passed on as a reset. A
-//! tunnel that is silent for too long ends, half-closed ones too.
+//! The end of one side is passed on and the other goes on; a reset is passed on as a reset, after
+//! what that side had said before it: a service that answers and closes while its client is still
+//! sending resets the connection, and its answer counts. A tunnel that is silent for too long
+//! ends, half-closed ones too.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,6 +20,8 @@ pub(super) struct Tunnel {
     active: Instant,
     idle_until: Instant,
     ended: [bool; 2],
+    /// A side that takes nothing more, of which what it sent before is still being read.
+    deaf: Option<Side>,
     silent: bool,
 }
 
@@ -39,6 +43,7 @@ impl Tunnel {
             active: cx.now,
             idle_until: cx.now + cx.limits.tcp_idle,
             ended: [false; 2],
+            deaf: None,
             silent: true,
         }
     }
@@ -49,6 +54,9 @@ impl Tunnel {
                 self.active = cx.now;
                 self.silent = false;
             }
+            Event::Eof(side) if self.deaf == Some(side) => {
+                return Course::End(Ending::Reset(side.other()));
+            }
             Event::Eof(side) => {
                 self.silent = false;
                 self.ended[side as usize] = true;
@@ -57,9 +65,13 @@ impl Tunnel {
                 }
                 cx.act(Action::Finish(side.other()));
             }
+            Event::Unwritable(side) if self.deaf.is_none() && !self.ended[side as usize] => {
+                count_error(side, cx);
+                self.deaf = Some(side);
+            }
             Event::Broken(side) | Event::Unwritable(side) => {
-                if side == Side::Upstream {
-                    cx.counters.upstream_errors.inc();
+                if self.deaf.is_none() {
+                    count_error(side, cx);
                 }
                 return Course::End(Ending::Reset(side.other()));
             }
@@ -85,7 +97,7 @@ impl Tunnel {
     }
 
     pub(super) fn wants(&self, side: Side) -> Want {
-        match self.ended[side as usize] {
+        match self.ended[side as usize] || self.deaf == Some(side.other()) {
             true => Want::Nothing,
             false => Want::Pipe(None),
         }
@@ -101,5 +113,11 @@ impl Tunnel {
 
     pub(super) fn into_admission(self) -> Admission {
         self.admission
+    }
+}
+
+fn count_error(side: Side, cx: &Cx<'_>) {
+    if side == Side::Upstream {
+        cx.counters.upstream_errors.inc();
     }
 }

@@ -51,6 +51,8 @@ enum Sending {
     Done,
     /// The upstream takes no more of it.
     Failed,
+    /// The client sent nonsense.
+    Malformed,
 }
 
 /// How far the response is.
@@ -118,7 +120,7 @@ impl Exchange {
             let body = std::mem::take(ahead);
             if exchange.body(&body, ahead, cx).is_err() {
                 // Answered at the next event; the upstream has seen a truncated body at most.
-                exchange.sending = Sending::Failed;
+                exchange.sending = Sending::Malformed;
                 exchange.until = cx.now;
             }
         }
@@ -183,7 +185,7 @@ impl Exchange {
             Side::Downstream => match self.sending {
                 Sending::Length(left) => Want::Pipe(Some(left)),
                 Sending::Chunked(_) => Want::Bytes(CHUNKED_READ),
-                Sending::Done | Sending::Failed => Want::Nothing,
+                Sending::Done | Sending::Failed | Sending::Malformed => Want::Nothing,
             },
             Side::Upstream => match self.receiving {
                 Receiving::Head => Want::Bytes(RESPONSE_READ),
@@ -237,7 +239,7 @@ impl Exchange {
                     });
                 }
             },
-            Sending::Done | Sending::Failed => (0, false),
+            Sending::Done | Sending::Failed | Sending::Malformed => (0, false),
         };
         cx.write(Side::Upstream, &bytes[..taken]);
         ahead.extend_from_slice(&bytes[taken..]);
@@ -387,11 +389,11 @@ impl Exchange {
 
     fn timed_out(&mut self, cx: &mut Cx<'_>) -> Turn {
         match (&self.receiving, &self.sending) {
-            (Receiving::Head, Sending::Done) => {
+            (Receiving::Head, Sending::Done | Sending::Failed) => {
                 cx.counters.upstream_errors.inc();
                 Turn::Fail(504)
             }
-            (Receiving::Head, Sending::Failed) => Turn::Fail(400),
+            (Receiving::Head, Sending::Malformed) => Turn::Fail(400),
             (Receiving::Head, _) => Turn::Fail(408),
             _ => Turn::Abort(Ending::Reset(Side::Downstream)),
         }
