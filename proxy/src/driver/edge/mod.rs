@@ -63,6 +63,19 @@ struct Change {
     draining: bool,
 }
 
+/// An edge that has lost a worker would go on taking its share of connections and serve none
+/// of them; whoever supervises the process can do better.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a worker has panicked: the edge ends");
+            std::process::abort();
+        }
+    }
+}
+
 #[derive(Default)]
 struct Ringer(Notify);
 
@@ -117,7 +130,10 @@ impl Edge {
         for (number, worker) in workers.into_iter().enumerate() {
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || worker.run())
+                .spawn(move || {
+                    let _guard = AbortOnPanic;
+                    worker.run();
+                })
                 .map_err(StartError::Worker)?;
             threads.push(thread);
         }

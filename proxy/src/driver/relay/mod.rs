@@ -13,6 +13,8 @@
 //! * A short read means that the socket is empty, unless its peer has announced the end.
 
 mod outq;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, Read, Write},
@@ -156,6 +158,12 @@ impl Flow {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.out.is_empty() && self.held() == 0
+    }
+
+    /// Whether the destination has not taken all that it was given.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.slow || self.out_done > 0
     }
 
     /// Bytes that are on their way.

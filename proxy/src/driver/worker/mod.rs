@@ -474,6 +474,7 @@ fn note(conn: &mut Conn, event: &mio::event::Event) {
     conn.readable |= event.is_readable();
     conn.writable |= event.is_writable();
     conn.failed |= event.is_error();
+    conn.readable |= event.is_error();
     if event.is_read_closed() {
         conn.hangup = true;
         conn.readable = true;

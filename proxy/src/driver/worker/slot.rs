@@ -265,11 +265,19 @@ impl Worker {
         if flow.is_empty() && !conn.finish {
             return false;
         }
-        let before = flow.len();
+        let (before, slow) = (flow.len(), flow.is_slow());
         let outcome = flow.flush(conn, &mut self.pipes);
         let after = flow.len();
         match outcome {
-            Ok(0) => before != after,
+            Ok(0) if before == after => false,
+            // What leaves a backlog is progress, too, or a slow reader would be cut off.
+            Ok(0) => {
+                if slow {
+                    let from = side.other();
+                    self.event(slot, index, Event::Piped { from, bytes: 0 });
+                }
+                true
+            }
             Ok(bytes) => {
                 let from = side.other();
                 self.count_bytes(side, bytes);

@@ -1,5 +1,5 @@
-//! The gate under every interleaving of its threads. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test -p flocker-proxy --lib gate --release`.
+//! The gate under every interleaving of its threads; `make loom` runs it. The flag is of our own
+//! because tokio has no sockets under `--cfg loom`.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 

@@ -18,9 +18,9 @@
 //! its worker asks ([`Place::claim`]); a [`Call`] only tells the worker to ask now. This module
 //! sends nothing and reads no clock.
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, flocker_loom))]
 mod loom;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(flocker_loom)))]
 mod tests;
 
 use std::{
@@ -33,12 +33,12 @@ use std::{
 use crate::metrics::RouteStats;
 use flocker_api::gate::{GateState, GateStatus, HoldLimits, Token};
 
-#[cfg(loom)]
+#[cfg(flocker_loom)]
 use ::loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
-#[cfg(not(loom))]
+#[cfg(not(flocker_loom))]
 use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},

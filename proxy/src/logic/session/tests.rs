@@ -488,7 +488,7 @@ fn a_draining_edge_ends_connections_between_requests() {
     rig.request(GET, false);
     assert_eq!(rig.event(Event::Drain), []);
     let actions = rig.event(Event::Bytes(UP, OK));
-    assert_eq!(actions[1], Action::Close(Ending::Clean));
+    assert_eq!(actions[1], Action::Close(Ending::Linger));
     let response = rig.written(DOWN).to_ascii_lowercase();
     assert!(response.contains("connection: close"), "{response}");
 }

@@ -399,7 +399,10 @@ impl Session {
                 match exchange.keep_downstream && !self.draining {
                     true => self.next(cx),
                     false => {
-                        let ending = match exchange.is_sent() && self.ahead.is_empty() {
+                        // A client that does not expect the end may have sent more.
+                        let expected = !exchange.request.head.keep_alive;
+                        let over = exchange.is_sent() && self.ahead.is_empty();
+                        let ending = match expected && over {
                             true => Ending::Clean,
                             false => Ending::Linger,
                         };
