@@ -21,10 +21,10 @@ use crate::{
 pub struct DemoOptions {
     #[command(flatten)]
     bed: BedOptions,
-    /// Requests a second to notes
-    #[arg(long, default_value_t = 2_000)]
-    rate: u32,
-    /// A few seconds of load instead of many: for tests
+    /// Requests per second to notes [default: 2000; 300 with --short]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: Option<u32>,
+    /// Less load, for a shorter time: for tests
     #[arg(long)]
     short: bool,
 }
@@ -69,7 +69,8 @@ async fn show(bed: &Testbed, options: &DemoOptions) -> Result<Ending> {
     let plans = [Workload::Notes, Workload::Postgres].map(|workload| {
         let mut plan = Plan::new(workload);
         if workload == Workload::Notes {
-            plan.rate = options.rate;
+            let usual = if options.short { 300 } else { plan.rate };
+            plan.rate = options.rate.unwrap_or(usual);
         }
         if options.short {
             plan.settle = Duration::from_millis(1500);

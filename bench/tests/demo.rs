@@ -28,7 +28,7 @@ fn demo(arguments: &[&str]) -> std::io::Result<(Option<i32>, serde_json::Value, 
 fn check(report: &serde_json::Value, said: &str) {
     let moves = report["moves"].as_array().expect(said);
     let apps: Vec<_> = moves.iter().filter_map(|m| m["app"].as_str()).collect();
-    assert_eq!(apps, ["notes", "notes", "postgres"], "{said}");
+    assert_eq!(apps, ["notes", "notes", "postgres", "postgres"], "{said}");
     for one in moves {
         assert_eq!(one["lost_writes"], 0, "{said}");
         assert!(one["acknowledged_writes"].as_u64() > Some(0), "{said}");
