@@ -79,6 +79,9 @@ pub enum VolumeError {
         /// With what.
         reason: String,
     },
+    /// The file system is still busy with something that was broken off; it passes.
+    #[error("the file system is busy: {0}")]
+    StorageBusy(String),
     /// The storage is full.
     #[error("no space is left: {0}")]
     NoSpace(String),
@@ -170,7 +173,9 @@ impl VolumeError {
             Self::StaleEpoch { .. } => ErrorCode::StaleEpoch,
             Self::NotPrimary { .. } => ErrorCode::NotPrimary,
             Self::Diverged { .. } => ErrorCode::Diverged,
-            Self::Busy { .. } | Self::ReceiverIsPrimary { .. } => ErrorCode::Busy,
+            Self::Busy { .. } | Self::StorageBusy(_) | Self::ReceiverIsPrimary { .. } => {
+                ErrorCode::Busy
+            }
             Self::NoSpace(_) => ErrorCode::NoSpace,
             Self::StorageMismatch { .. } => ErrorCode::Precondition,
             Self::Peer { .. } | Self::Damaged(_) => ErrorCode::Unavailable,

@@ -45,7 +45,7 @@ impl Default for TransferLimits {
             heartbeat: Duration::from_secs(2),
             stall: Duration::from_secs(120),
             lock: Duration::from_secs(5),
-            retries: vec![Duration::from_millis(100), Duration::from_millis(400)],
+            retries: [100, 400, 1000].map(Duration::from_millis).to_vec(),
         }
     }
 }

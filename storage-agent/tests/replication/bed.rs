@@ -143,7 +143,7 @@ impl Daemon {
             .expect("zfs-fuse is installed");
         let place = tempfile::tempdir().unwrap();
         let daemon = Self { process, place };
-        daemon.wait();
+        until("zfs-fuse answers", || attempt("zpool", &["list"]));
         for name in ["a", "b"] {
             let file = daemon.place.path().join(format!("{name}.img"));
             fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
@@ -154,48 +154,59 @@ impl Daemon {
         daemon
     }
 
-    /// Waits until it answers.
-    fn wait(&self) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        loop {
-            let answer = Command::new("zpool").arg("list").output().unwrap();
-            if answer.status.success() {
-                return;
-            }
-            let late = std::time::Instant::now() > deadline;
-            assert!(!late, "zfs-fuse does not answer: {answer:?}");
-            std::thread::yield_now();
-        }
-    }
-
     #[expect(clippy::unused_self, reason = "there is a pool only while it runs")]
     fn pool(&self, name: &str) -> String {
         format!("pool{name}")
     }
 
-    /// Nothing but the daemon is left of what the test started.
+    /// Nothing but the daemon is left of what the test started, or soon will be.
     fn no_leaks(&self) {
-        let ours = std::process::id();
-        let mut others = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let Ok(pid) = name.parse::<u32>() else {
-                continue;
-            };
-            let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            if pid != ours && pid != self.process.id() && !status.is_empty() {
-                others.push(status);
+        let ours = [std::process::id(), self.process.id()];
+        until("every process has ended", || {
+            let mut others = Vec::new();
+            for entry in fs::read_dir("/proc").unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                let Ok(pid) = name.parse::<u32>() else {
+                    continue;
+                };
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                // One that has ended and is not yet waited for is no leak.
+                if !ours.contains(&pid) && !stat.is_empty() && !stat.contains(") Z ") {
+                    others.push(stat);
+                }
             }
-        }
-        assert!(others.is_empty(), "processes are left: {others:?}");
+            others
+                .is_empty()
+                .then_some(())
+                .ok_or_else(|| format!("{others:?}"))
+        });
     }
 
     fn stop(mut self) {
         for name in ["a", "b"] {
-            run("zpool", &["destroy", "-f", &self.pool(name)]);
+            let pool = self.pool(name);
+            until("the pool is destroyed", || {
+                attempt("zfs", &["unmount", "-a"])?;
+                attempt("zpool", &["destroy", &pool])
+            });
         }
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+}
+
+fn attempt(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or(complaint)
+}
+
+/// Tries until it is so, for a while.
+fn until(what: &str, mut attempt: impl FnMut() -> Result<(), String>) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while let Err(reason) = attempt() {
+        assert!(std::time::Instant::now() < deadline, "{what}: {reason}");
+        std::thread::yield_now();
     }
 }
 
@@ -331,23 +342,6 @@ impl Node {
             to: to.address,
             epoch: Epoch(epoch),
         }
-    }
-
-    /// Waits until a stream of a volume is under way.
-    pub async fn until_bytes_move(&self, id: VolumeId) {
-        let moving = async {
-            loop {
-                let status = self.volumes.get(id).await.unwrap();
-                if status.transfer.is_some_and(|transfer| transfer.bytes > 0) {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let limit = Duration::from_secs(20);
-        tokio::time::timeout(limit, moving)
-            .await
-            .expect("bytes move");
     }
 
     /// Names of a volume's snapshots.

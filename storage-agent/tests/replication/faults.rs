@@ -1,6 +1,6 @@
 //! A wire between sender and receiver that fails in a given place.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::BytesMut;
 use flocker_storage_agent::logic::wire::{Frame, decode};
@@ -10,6 +10,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::Notify,
 };
 
 /// What the wire does to its first connection; later ones are sound.
@@ -19,12 +20,21 @@ pub enum Fault {
     Cut(u64),
     /// Flips a bit of the sender's byte at this place.
     Flip(u64),
+    /// Passes nothing on after so many bytes of the sender, and stays open.
+    Stall(u64),
     /// Ends instead of passing the acknowledgement on.
     LoseAck,
 }
 
 /// Opens such a wire to `to`; its address.
 pub async fn wire(to: SocketAddr, fault: Fault) -> SocketAddr {
+    stalling_wire(to, fault).await.0
+}
+
+/// The same; also what is notified when a stalling wire has stalled.
+pub async fn stalling_wire(to: SocketAddr, fault: Fault) -> (SocketAddr, Arc<Notify>) {
+    let stalled = Arc::new(Notify::new());
+    let notify = Arc::clone(&stalled);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -34,19 +44,25 @@ pub async fn wire(to: SocketAddr, fault: Fault) -> SocketAddr {
             let fault = fault.take();
             let (from_sender, to_sender) = sender.into_split();
             let (from_receiver, to_receiver) = receiver.into_split();
+            let notify = Arc::clone(&notify);
             tokio::spawn(async move {
                 // Whichever direction ends takes the connection with it.
                 tokio::select! {
-                    () = forth(from_sender, to_receiver, fault) => {}
+                    () = forth(from_sender, to_receiver, fault, &notify) => {}
                     () = back(from_receiver, to_sender, fault) => {}
                 }
             });
         }
     });
-    address
+    (address, stalled)
 }
 
-async fn forth(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, fault: Option<Fault>) {
+async fn forth(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    fault: Option<Fault>,
+    stalled: &Notify,
+) {
     let mut buffer = vec![0; 64 << 10];
     let mut passed = 0_u64;
     while let Ok(read) = from.read(&mut buffer).await {
@@ -62,6 +78,10 @@ async fn forth(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, fault: Option<Fa
                 let rest = usize::try_from(at - passed).unwrap();
                 to.write_all(&bytes[..rest]).await.ok();
                 return;
+            }
+            Some(Fault::Stall(at)) if at < end => {
+                stalled.notify_one();
+                return std::future::pending().await;
             }
             Some(Fault::Flip(at)) if (passed..end).contains(&at) => {
                 bytes[usize::try_from(at - passed).unwrap()] ^= 0x10;

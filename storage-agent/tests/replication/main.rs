@@ -8,6 +8,7 @@
 
 mod bed;
 mod faults;
+mod measure;
 mod stories;
 
 /// Makes of each story a test per storage.

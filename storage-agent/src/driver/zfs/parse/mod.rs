@@ -82,6 +82,7 @@ impl Failure {
         };
         match self {
             Self::NoSpace => VolumeError::NoSpace(said),
+            Self::Busy => VolumeError::StorageBusy(said),
             Self::Truncated | Self::Corrupt => VolumeError::Damaged(said),
             _ => VolumeError::Command(said),
         }
