@@ -1,8 +1,9 @@
 //! The verbs on containers: asks what is there, lets `logic::container` decide, does it.
 //!
-//! Verbs on one app run one after the other. Beside that a fence keeps the start of a process
-//! and the demotion of a volume apart: whoever starts has checked that the volume is the
-//! primary, and this stays so until the process is there for a demotion to see.
+//! Verbs on one app run one after the other. Beside that a fence for each volume keeps the
+//! start of a process and the demotion of the volume apart: whoever starts has checked that
+//! the volume is the primary, and this stays so until the process is there for a demotion to
+//! see.
 
 #![expect(
     clippy::disallowed_methods,
@@ -10,7 +11,8 @@
 )]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +27,7 @@ use flocker_api::{
     volume::{Epoch, Role, VolumeStatus},
 };
 use serde_json::json;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, RwLock};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
     probe,
@@ -58,8 +60,27 @@ struct Inner {
     limits: Limits,
     runtime: Runtime,
     volumes: Volumes,
-    locks: Mutex<HashMap<AppName, Arc<AsyncMutex<()>>>>,
-    fence: RwLock<()>,
+    apps: Locks<AppName>,
+    /// Taken after the lock of an app, never before.
+    fences: Locks<VolumeId>,
+}
+
+/// A lock for each of many things.
+#[derive(Debug)]
+struct Locks<K>(Mutex<HashMap<K, Arc<AsyncMutex<()>>>>);
+
+impl<K: Eq + Hash> Locks<K> {
+    fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(key).or_default())
+        };
+        lock.lock_owned().await
+    }
 }
 
 /// Which node it is, and its parts.
@@ -91,8 +112,8 @@ impl Containers {
                 limits: parts.limits,
                 runtime: parts.runtime,
                 volumes: parts.volumes,
-                locks: Mutex::default(),
-                fence: RwLock::new(()),
+                apps: Locks::new(),
+                fences: Locks::new(),
             }),
         }
     }
@@ -173,7 +194,7 @@ impl Containers {
             .map(|found| found.spec)
             .ok_or_else(|| no_container(app))?;
         {
-            let _no_demotion = self.inner.fence.read().await;
+            let _no_demotion = self.fence(&spec).await;
             self.check_primary(&spec, epoch).await?;
             match step {
                 Start::Await => {}
@@ -285,7 +306,7 @@ impl Containers {
         epoch: Epoch,
         work: impl Future<Output = Result<T, ErrorBody>>,
     ) -> Result<T, ErrorBody> {
-        let _no_start = self.inner.fence.write().await;
+        let _no_start = self.inner.fences.lock(id).await;
         if let Some(volume) = self.volume(id).await? {
             self.check_volume_epoch(&volume, epoch)?;
         }
@@ -527,15 +548,17 @@ impl Containers {
     }
 
     async fn lock(&self, app: &AppName) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self
-                .inner
-                .locks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(app.clone()).or_default())
-        };
-        lock.lock_owned().await
+        self.inner.apps.lock(app.clone()).await
+    }
+
+    /// The fences of an app's volumes, in an order that is the same for all.
+    async fn fence(&self, spec: &ContainerSpec) -> Vec<OwnedMutexGuard<()>> {
+        let volumes: BTreeSet<VolumeId> = spec.volumes.iter().map(|mount| mount.volume).collect();
+        let mut fences = Vec::new();
+        for volume in volumes {
+            fences.push(self.inner.fences.lock(volume).await);
+        }
+        fences
     }
 }
 

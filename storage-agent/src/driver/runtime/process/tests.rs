@@ -342,6 +342,47 @@ async fn commands_run_beside_the_app_with_its_environment() {
 }
 
 #[tokio::test]
+async fn an_image_may_run_as_a_user_and_its_commands_too() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can become somebody else; the agent then runs everything as itself.
+        return;
+    }
+    for means in means() {
+        let bed = Bed::new(means);
+        let runtime = bed.open();
+        let script = "id -u; id -G; echo up; exec sleep 1000";
+        bed.image(
+            "nobody",
+            &format!("command = [\"/bin/sh\", \"-c\", \"{script}\"]\nuser = \"nobody\""),
+        );
+        let blueprint = bed.blueprint("nobody", None, 10_000);
+        let app = &blueprint.spec.app;
+        runtime.create(&blueprint).await.unwrap();
+        runtime.start(app).await.unwrap();
+        bed.says(&runtime, app, "up").await;
+        assert_eq!(runtime.last_lines(app, 5).await, "65534\n65534\nup");
+        let id = ["id", "-u"].map(str::to_owned);
+        let output = runtime.exec(app, &id, DEADLINE).await.unwrap();
+        assert_eq!(output.text, "65534\n");
+        let ended = runtime.stop(&found(&runtime, app).await).await.unwrap();
+        assert_eq!(ended.exit_code, Some(143), "{means:?}");
+    }
+    let bed = Bed::new(Means::ProcessGroup);
+    let runtime = bed.open();
+    bed.image("ghost", "command = [\"/bin/sh\"]\nuser = \"no-such-user\"");
+    let error = runtime
+        .create(&bed.blueprint("ghost", None, 1))
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("'no-such-user' is not in /etc/passwd"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn images_are_found_by_name_and_refused_by_reason() {
     let bed = Bed::new(Means::ProcessGroup);
     let runtime = bed.open();
