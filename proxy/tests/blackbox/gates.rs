@@ -498,6 +498,54 @@ fn a_deadline_closes_parked_tcp_sessions() {
     });
 }
 
+/// Many parked at once, in HTTP and in TCP.
+#[test]
+fn a_thousand_parked_cost_little_and_are_all_let_go() {
+    let edge = Edge::start_with("", 2);
+    let upstream = Upstream::serve("a");
+    edge.route(KEY, &[upstream]);
+    let before = edge.resident();
+    let limits = HoldLimits {
+        per_client: 10_000,
+        ..hold(20_000)
+    };
+    let token = edge.pause(KEY, limits);
+    let mut clients: Vec<Conn> = (0..1_000)
+        .map(|_| {
+            let mut client = Conn::connect(edge.http());
+            client.send(get("/"));
+            client
+        })
+        .collect();
+    edge.wait_parked(KEY, 1_000);
+    let each = edge.resident().saturating_sub(before) / 1_000;
+    assert!(each < 16 << 10, "{each} bytes for each that is parked");
+    let report = edge.resume(KEY, token).unwrap().holds.remove(0);
+    assert_eq!((report.released, report.refused), (1_000, 0));
+    for client in &mut clients {
+        assert_eq!(client.read_response().text(), "a");
+    }
+    // At a deadline all of them hear of it.
+    let token = edge.pause(
+        KEY,
+        HoldLimits {
+            hold_ms: 3_000,
+            ..limits
+        },
+    );
+    for client in &mut clients {
+        client.send(get("/"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.read_response().status(), 503);
+    }
+    eventually("the gate is open", || {
+        (edge.show(KEY).gate.state == GateState::Open).then_some(())
+    });
+    assert_eq!(edge.show(KEY).gate.token, token);
+    assert_eq!(edge.status().parked, 0);
+}
+
 /// Clients that ask all the time, on kept connections and on new ones.
 struct Traffic {
     stop: Arc<AtomicBool>,

@@ -231,6 +231,8 @@ fn is_token(byte: u8) -> bool {
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Feeds the pieces; what was consumed, and whether it ended.
@@ -329,6 +331,84 @@ mod tests {
             assert_eq!(feed(&[body.as_bytes()]), Err(error), "{body:?}");
             let single: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
             assert_eq!(feed(&single), Err(error), "{body:?}");
+        }
+    }
+
+    /// Pieces that chunked bodies are made of, and such as spoil them.
+    const PIECES: [&[u8]; 16] = [
+        b"5\r\nhello\r\n",
+        b"1\r\n\r\r\n",
+        b"A;x=y\r\n0123456789\r\n",
+        b"0\r\n",
+        b"0\r\n\r\n",
+        b"Digest: x\r\n",
+        b"\r\n",
+        b"5",
+        b"\r",
+        b"\n",
+        b";",
+        b"hello",
+        b"+1\r\n",
+        b"fffffffffffffffff",
+        b"\0",
+        b"GET / HTTP/1.1\r\n",
+    ];
+
+    /// The naive way: the whole body by lines and lengths. Where it ends, if it does.
+    fn naive(bytes: &[u8]) -> Option<usize> {
+        let line = |from: usize| {
+            let rest = bytes.get(from..)?;
+            let end = rest.windows(2).position(|two| two == b"\r\n")?;
+            Some((std::str::from_utf8(&rest[..end]).ok()?, from + end + 2))
+        };
+        let mut at = 0;
+        loop {
+            let (text, after) = line(at)?;
+            let size = usize::from_str_radix(text.split(';').next()?, 16).ok()?;
+            at = after;
+            if size == 0 {
+                loop {
+                    let (trailer, after) = line(at)?;
+                    at = after;
+                    if trailer.is_empty() {
+                        return Some(at);
+                    }
+                }
+            }
+            at = at.checked_add(size)?;
+            if bytes.get(at..at + 2)? != b"\r\n" {
+                return None;
+            }
+            at += 2;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn it_ends_where_the_naive_way_ends_in_any_pieces(
+            pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..10),
+            cuts in prop::collection::vec(1..12usize, 1..8),
+        ) {
+            let bytes = pieces.concat();
+            let whole = feed(&[&bytes]);
+            // In pieces it says the same.
+            let mut rest = &bytes[..];
+            let mut cut = Vec::new();
+            for size in cuts.iter().cycle() {
+                let (piece, after) = rest.split_at((*size).min(rest.len()));
+                cut.push(piece);
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(&feed(&cut), &whole);
+            // It is stricter than the naive way, and never ends elsewhere.
+            if let Ok(Progress { consumed, finished: true }) = whole {
+                prop_assert_eq!(naive(&bytes), Some(consumed));
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const REFUSED: &str = include_str!("../../../../testdata/requests/refused.txt");
@@ -304,4 +306,133 @@ fn upgrades_are_asked_for_but_never_to_cleartext_h2() {
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket, h2c\r\nHTTP2-Settings: x\r\n";
     assert!(!head(&get(h2c)).upgrade);
     assert!(passed(h2c).is_empty());
+}
+
+/// Lines that requests are made of: good ones, bad ones, and such as contradict each other.
+const LINES: [&str; 34] = [
+    "Host: a.test",
+    "host: A.TEST:80",
+    "Host: b.test",
+    "Host:",
+    "Content-Length: 5",
+    "Content-Length: 0",
+    "content-length: 05",
+    "Content-Length: +5",
+    "Content-Length: 5,5",
+    "Content-Length : 5",
+    "Content_Length: 7",
+    "Transfer-Encoding: chunked",
+    "transfer-encoding:\tChunked ",
+    "Transfer-Encoding: gzip, chunked",
+    "Transfer-Encoding:",
+    "Transfer_Encoding: chunked",
+    " Transfer-Encoding: chunked",
+    "Connection: close",
+    "Connection: keep-alive, x-a",
+    "Connection: content-length, transfer-encoding, host, upgrade",
+    "Upgrade: websocket",
+    "Upgrade: h2c",
+    "HTTP2-Settings: x",
+    "Expect: 100-continue",
+    "Expect: x",
+    "X-A: 1",
+    "X-A: \u{e4}",
+    "X-Forwarded-For: 1.2.3.4",
+    "x_forwarded_proto: https",
+    "TE: trailers",
+    "Trailer: x",
+    ": x",
+    "x",
+    "",
+];
+
+const STARTS: [&str; 12] = [
+    "GET / HTTP/1.1",
+    "POST /a?b HTTP/1.1",
+    "GET / HTTP/1.0",
+    "HEAD http://a.test HTTP/1.1",
+    "PUT HTTP://A.test:80/x HTTP/1.1",
+    "GET http://b.test/ HTTP/1.1",
+    "OPTIONS * HTTP/1.1",
+    "OPTIONS http://a.test HTTP/1.0",
+    "CONNECT a.test:443 HTTP/1.1",
+    "GET /# HTTP/1.1",
+    "GET / HTTP/1.2",
+    "GET /",
+];
+
+fn any_request() -> impl Strategy<Value = Vec<u8>> {
+    let line_end = prop_oneof![40 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r"), 1 => Just("")];
+    let line = (prop::sample::select(&LINES[..]), line_end.clone());
+    let start = (prop::sample::select(&STARTS[..]), line_end);
+    (
+        start,
+        // Most have a Host, or nearly none would be taken.
+        prop::option::weighted(0.8, Just(("Host: a.test", "\r\n"))),
+        prop::collection::vec(line, 0..4),
+        prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
+    )
+        .prop_map(|(start, host, lines, flip)| {
+            let lines = std::iter::once(start).chain(host).chain(lines);
+            let text: String = lines.flat_map(|(line, end)| [line, end]).collect();
+            let mut bytes = (text + "\r\nhello").into_bytes();
+            if let Some((at, byte)) = flip {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        })
+}
+
+/// How often a field is in a head.
+fn count(head: &[u8], name: &str) -> usize {
+    fields(head)
+        .filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()))
+        .count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn whatever_is_taken_is_forwarded_without_a_doubt(bytes in any_request()) {
+        let verdict = parse_request(&bytes, &limits());
+        // What a prefix says stands.
+        for end in 0..bytes.len() {
+            match parse_request(&bytes[..end], &limits()) {
+                Verdict::NeedMore => {}
+                Verdict::Head(head) => {
+                    prop_assert_eq!(head.head_bytes, end);
+                    prop_assert_eq!(&Verdict::Head(head), &verdict);
+                    break;
+                }
+                Verdict::Reject(_) => {
+                    prop_assert!(matches!(verdict, Verdict::Reject(_)));
+                    break;
+                }
+            }
+        }
+        let Verdict::Head(head) = verdict else {
+            return Ok(());
+        };
+        let mut out = Vec::new();
+        write_upstream_head(&head, &bytes, &FORWARDED, &mut out);
+        let Verdict::Head(again) = parse_request(&out, &limits()) else {
+            panic!("{:?} became {:?}", bytes.escape_ascii(), out.escape_ascii());
+        };
+        prop_assert_eq!(again.head_bytes, out.len());
+        prop_assert_eq!(
+            (again.method, again.version, again.host, again.body, again.upgrade),
+            (head.method, head.version, head.host, head.body, head.upgrade)
+        );
+        prop_assert_eq!(again.expect_continue, head.expect_continue);
+        prop_assert_eq!(count(&out, "host"), 1);
+        prop_assert!(count(&out, "content-length") + count(&out, "transfer-encoding") <= 1);
+        for ours in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"] {
+            prop_assert_eq!(count(&out, ours), 1);
+        }
+        for one_hop in ["te", "http2-settings", "content_length", "transfer_encoding"] {
+            prop_assert_eq!(count(&out, one_hop), 0);
+        }
+    }
 }
