@@ -11,6 +11,7 @@
     reason = "the loop reads the clock once per turn and hands it to sessions"
 )]
 
+mod act;
 mod slot;
 
 use std::{

@@ -1,61 +1,47 @@
-//! One session of a worker: its sockets, what is on its way, and the loop that reads, tells the
-//! session and does what it says.
+//! One session of a worker: its sockets, what is on its way, and the loop that reads and tells
+//! the session. What the session then orders is carried out in [`super::act`].
 
-use std::{
-    io,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
-use mio::Interest;
-
-use super::{KIND_UPSTREAM, Owner, Worker, token};
+use super::{Worker, act};
 use crate::{
     driver::{
         pool::Upstream,
         relay::{Conn, Flow, Stop, Tools, pump},
         timers::Alarm,
     },
-    logic::{
-        gate::Seat,
-        session::{Action, ConnectFailure, Cx, Ending, Event, Reuse, Session, Side, Want},
-    },
+    logic::session::{ConnectFailure, Ending, Event, Session, Side, Want},
 };
 
 /// Bytes that one session may move before the others have their turn.
 const BUDGET_BYTES: usize = 1 << 20;
-/// Bytes of a client that are read and thrown away while it learns that we have closed.
-const LINGER_BYTES: usize = 256 << 10;
-/// How often a session that is to be reset looks whether its last bytes have arrived.
-const RESET_POLL: Duration = Duration::from_millis(5);
-
 /// See the module.
 pub(super) struct Slot {
-    session: Session,
+    pub(super) session: Session,
     serial: u64,
-    client: SocketAddr,
+    pub(super) client: SocketAddr,
     pub(super) downstream: Conn,
     pub(super) upstream: Option<Upstream>,
     /// By the side that they lead to.
-    flows: [Flow; 2],
+    pub(super) flows: [Flow; 2],
     /// Something that came of an action and is to be told.
-    news: Option<Event<'static>>,
+    pub(super) news: Option<Event<'static>>,
     /// When a connect under way has failed; when closing, when to look again.
-    again_at: Option<Instant>,
-    closing: Option<Closing>,
+    pub(super) again_at: Option<Instant>,
+    pub(super) closing: Option<Closing>,
     /// Which sides' hangups have been told.
-    hangup_told: [bool; 2],
+    pub(super) hangup_told: [bool; 2],
     /// The time of its entry in the timers.
     armed: Option<Instant>,
     pub(super) queued: bool,
     parked: bool,
-    done: bool,
+    pub(super) done: bool,
 }
 
-struct Closing {
-    ending: Ending,
-    by: Instant,
-    thrown_away: usize,
+pub(super) struct Closing {
+    pub(super) ending: Ending,
+    pub(super) by: Instant,
+    pub(super) thrown_away: usize,
 }
 
 impl Slot {
@@ -78,7 +64,7 @@ impl Slot {
         }
     }
 
-    fn conn(&mut self, side: Side) -> Option<&mut Conn> {
+    pub(super) fn conn(&mut self, side: Side) -> Option<&mut Conn> {
         match side {
             Side::Downstream => Some(&mut self.downstream),
             Side::Upstream => match &mut self.upstream {
@@ -243,7 +229,7 @@ impl Worker {
             Ok(None) => self.event(slot, index, Event::Connected { reused: false }),
             Ok(Some(error)) | Err(error) => {
                 self.drop_upstream(slot);
-                self.event(slot, index, Event::ConnectFailed(failure(&error)));
+                self.event(slot, index, Event::ConnectFailed(act::failure(&error)));
             }
         }
         true
@@ -291,7 +277,7 @@ impl Worker {
         }
     }
 
-    fn count_bytes(&self, to: Side, bytes: u64) {
+    pub(super) fn count_bytes(&self, to: Side, bytes: u64) {
         match to {
             Side::Downstream => self.counters.bytes_down.add(bytes),
             Side::Upstream => self.counters.bytes_up.add(bytes),
@@ -442,258 +428,5 @@ impl Worker {
             conn.readable = true;
         }
         self.event(slot, index, Event::Unwritable(side));
-    }
-
-    /// Tells the session and does what it says.
-    pub(super) fn event(&mut self, slot: &mut Slot, index: usize, event: Event<'_>) {
-        for side in [Side::Downstream, Side::Upstream] {
-            let out = &mut slot.flows[side as usize].out;
-            if out.capacity() == 0 {
-                *out = self.pipes.buffer();
-            }
-        }
-        let mut actions = std::mem::take(&mut self.actions);
-        let before = [slot.flows[0].out.len(), slot.flows[1].out.len()];
-        let [down, up] = &mut slot.flows;
-        let mut cx = Cx {
-            now: self.now,
-            tables: &mut self.tables,
-            seat: Seat {
-                worker: self.number,
-                slot: index,
-            },
-            client: slot.client,
-            limits: &self.limits.session,
-            counters: &self.counters,
-            out: [&mut down.out, &mut up.out],
-            actions: &mut actions,
-        };
-        slot.session.handle(event, &mut cx);
-        for side in [Side::Downstream, Side::Upstream] {
-            let out = &mut slot.flows[side as usize].out;
-            let written = out.len().saturating_sub(before[side as usize]);
-            if out.is_empty() {
-                self.pipes.spare(std::mem::take(out));
-            } else if written > 0 {
-                self.count_bytes(side, written as u64);
-            }
-        }
-        self.apply(slot, index, &mut actions);
-        self.actions = actions;
-    }
-
-    /// Carries out actions.
-    pub(super) fn apply(&mut self, slot: &mut Slot, index: usize, actions: &mut Vec<Action>) {
-        for action in actions.drain(..) {
-            match action {
-                Action::Connect { to, reuse, within } => {
-                    self.drop_upstream(slot);
-                    self.connect(slot, index, to, reuse, within);
-                }
-                Action::Keep => self.keep(slot),
-                Action::DropUpstream => self.drop_upstream(slot),
-                Action::Finish(side) => {
-                    if let Some(conn) = slot.conn(side) {
-                        conn.finish = true;
-                    }
-                }
-                Action::Close(ending) => {
-                    slot.again_at = None;
-                    slot.closing = Some(Closing {
-                        ending,
-                        by: self.now + self.limits.linger,
-                        thrown_away: 0,
-                    });
-                }
-            }
-        }
-    }
-
-    fn connect(
-        &mut self,
-        slot: &mut Slot,
-        index: usize,
-        to: SocketAddr,
-        reuse: Reuse,
-        within: Duration,
-    ) {
-        while reuse != Reuse::Never
-            && let Some(upstream) = self.pool.take(to, self.now)
-        {
-            let alive = reuse == Reuse::Any || is_silent(&upstream.conn);
-            if alive {
-                self.upstreams[upstream.id] = Owner::Session(index);
-                self.counters.reuses.inc();
-                slot.upstream = Some(upstream);
-                slot.hangup_told[Side::Upstream as usize] = false;
-                slot.news = Some(Event::Connected { reused: true });
-                return;
-            }
-            self.close_upstream(upstream);
-        }
-        match self.dial(index, to) {
-            Ok(upstream) => {
-                self.counters.connects.inc();
-                slot.upstream = Some(upstream);
-                slot.hangup_told[Side::Upstream as usize] = false;
-                slot.again_at = Some(self.now + within);
-            }
-            Err(error) => slot.news = Some(Event::ConnectFailed(failure(&error))),
-        }
-    }
-
-    fn dial(&mut self, index: usize, to: SocketAddr) -> io::Result<Upstream> {
-        let mut stream = mio::net::TcpStream::connect(to)?;
-        stream.set_nodelay(true)?;
-        let entry = self.upstreams.vacant_entry();
-        let id = entry.key();
-        self.poll.registry().register(
-            &mut stream,
-            token(KIND_UPSTREAM, id),
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
-        entry.insert(Owner::Session(index));
-        Ok(Upstream {
-            id,
-            address: to,
-            conn: Conn::new(stream, false),
-            connecting: true,
-            idle_since: None,
-        })
-    }
-
-    fn keep(&mut self, slot: &mut Slot) {
-        let clean = slot.flows[Side::Upstream as usize].is_empty();
-        let Some(mut upstream) = slot.upstream.take() else {
-            return;
-        };
-        let conn = &mut upstream.conn;
-        let mut alive = !(conn.eof || conn.hangup || conn.failed || conn.shut || conn.finish);
-        alive &= !conn.surplus;
-        // Bytes that nobody asked for would be taken for the next response.
-        if conn.readable && alive {
-            alive = is_silent(conn);
-            conn.readable = false;
-        }
-        if !(clean && alive) || self.drain_until.is_some() {
-            slot.upstream = Some(upstream);
-            return self.drop_upstream(slot);
-        }
-        self.upstreams[upstream.id] = Owner::Idle(upstream.address);
-        if let Some(surplus) = self.pool.put(upstream, self.now) {
-            self.close_upstream(surplus);
-        }
-        self.sweep_later();
-    }
-
-    fn drop_upstream(&mut self, slot: &mut Slot) {
-        slot.again_at = None;
-        slot.news = None;
-        if let Some(upstream) = slot.upstream.take() {
-            slot.flows[Side::Upstream as usize].clear(&mut self.pipes);
-            self.close_upstream(upstream);
-        }
-    }
-
-    /// Delivers what is on its way, then closes.
-    fn close_step(&mut self, slot: &mut Slot) {
-        let Slot {
-            session,
-            downstream,
-            upstream,
-            flows,
-            closing: Some(closing),
-            again_at,
-            done,
-            ..
-        } = slot
-        else {
-            return;
-        };
-        let [down, up] = flows;
-        let gone = down.flush(downstream, &mut self.pipes).is_err();
-        if gone {
-            down.clear(&mut self.pipes);
-        }
-        if let Some(upstream) = upstream {
-            let failed = up.flush(&mut upstream.conn, &mut self.pipes).is_err();
-            if failed || upstream.connecting {
-                up.clear(&mut self.pipes);
-            }
-        } else {
-            up.clear(&mut self.pipes);
-        }
-        if !(down.is_empty() && up.is_empty()) {
-            return;
-        }
-        if closing.ending == Ending::Linger {
-            if let Some(upstream) = upstream.take() {
-                self.upstreams.try_remove(upstream.id);
-            }
-            session.delivered();
-        }
-        match closing.ending {
-            Ending::Clean => *done = true,
-            Ending::Reset(side) => {
-                let conn = match (side, upstream) {
-                    (Side::Upstream, Some(upstream)) => &upstream.conn,
-                    _ => &*downstream,
-                };
-                if conn.unacknowledged() > 0 && self.now < closing.by {
-                    // A reset would throw it away: look again in a moment.
-                    *again_at = Some((self.now + RESET_POLL).min(closing.by));
-                    return;
-                }
-                // Without it the peer sees an end where there was a break. Fails only on a
-                // socket that is gone already.
-                let socket = socket2::SockRef::from(&conn.stream);
-                drop(socket.set_linger(Some(Duration::ZERO)));
-                *done = true;
-            }
-            Ending::Linger if gone => *done = true,
-            Ending::Linger => {
-                if !downstream.shut {
-                    downstream.finish = true;
-                    // Nothing is left to be written, so this only shuts.
-                    drop(down.flush(downstream, &mut self.pipes));
-                }
-                while downstream.readable && !downstream.eof {
-                    match downstream.read(&mut self.buffer) {
-                        Ok(Some(count)) => closing.thrown_away += count,
-                        Ok(None) => break,
-                        Err(_) => *done = true,
-                    }
-                    if *done || closing.thrown_away > LINGER_BYTES {
-                        *done = true;
-                        return;
-                    }
-                }
-                *done |= downstream.eof;
-            }
-        }
-    }
-}
-
-/// Whether nothing has come on an idle connection; an end would be something.
-fn is_silent(conn: &Conn) -> bool {
-    let mut byte = [0; 1];
-    matches!(
-        conn.stream.peek(&mut byte),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock
-    )
-}
-
-fn failure(error: &io::Error) -> ConnectFailure {
-    match error.raw_os_error() {
-        Some(code) => match rustix::io::Errno::from_raw_os_error(code) {
-            rustix::io::Errno::TIMEDOUT => ConnectFailure::TimedOut,
-            rustix::io::Errno::MFILE
-            | rustix::io::Errno::NFILE
-            | rustix::io::Errno::NOBUFS
-            | rustix::io::Errno::NOMEM
-            | rustix::io::Errno::ADDRNOTAVAIL => ConnectFailure::NoResources,
-            _ => ConnectFailure::Refused,
-        },
-        None => ConnectFailure::Refused,
     }
 }

@@ -20,6 +20,8 @@
 
 #[cfg(all(test, flocker_loom))]
 mod loom;
+mod place;
+mod terms;
 #[cfg(all(test, not(flocker_loom)))]
 mod tests;
 
@@ -44,145 +46,13 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+pub use self::{
+    place::{Admission, Claim, Entry, Place},
+    terms::{Bell, Call, GateError, HoldCounts, HoldSummary, Quiet, Refusal, Seat, Visitor},
+};
+
 /// The bit of [`Gate::word`] that stops admission; the bits below it count what is in flight.
 const CLOSED: u64 = 1 << 63;
-
-/// Where a parked session lives, so that it can be called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seat {
-    /// Its worker.
-    pub worker: usize,
-    /// Its slot there.
-    pub slot: usize,
-}
-
-/// Someone who wants in.
-#[derive(Debug, Clone, Copy)]
-pub struct Visitor {
-    /// Where to call it.
-    pub seat: Seat,
-    /// Its client's address.
-    pub client: IpAddr,
-    /// Bytes that it has sent ahead and that we keep for it.
-    pub bytes: usize,
-}
-
-/// Tells a worker that the gate has an answer for one of its sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call {
-    /// Whom to tell.
-    pub seat: Seat,
-    /// The ticket that was answered.
-    pub ticket: u64,
-}
-
-/// Why someone was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// As many are parked as the limits allow.
-    #[error("too many are parked at the route")]
-    Sessions,
-    /// The parked have sent as many bytes as the limits allow.
-    #[error("the parked of the route have sent too many bytes")]
-    Bytes,
-    /// As many of this client are parked as the limits allow.
-    #[error("too many of this client are parked at the route")]
-    PerClient,
-    /// The pause lasted longer than its deadline.
-    #[error("the route was paused for longer than its deadline")]
-    Deadline,
-    /// The route was removed.
-    #[error("the route was removed")]
-    Removed,
-}
-
-/// Answer to [`Gate::enter`].
-#[derive(Debug)]
-pub enum Entry {
-    /// Go on; drop the admission when done.
-    Admitted(Admission),
-    /// Wait to be called.
-    Parked(Place),
-    /// Go away.
-    Refused(Refusal),
-}
-
-/// Answer to [`Place::claim`].
-#[derive(Debug)]
-pub enum Claim {
-    /// Not yet.
-    Waiting(Place),
-    /// Go on.
-    Admitted(Admission),
-    /// Go away.
-    Refused(Refusal),
-}
-
-/// Why a verb was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum GateError {
-    /// A newer token has been seen.
-    #[error("token {current} is newer")]
-    StaleToken {
-        /// The newest seen.
-        current: Token,
-    },
-    /// Not paused, or not by this token.
-    #[error("it is not paused by token {asked}; the newest token is {current}")]
-    NotPaused {
-        /// The token of the verb.
-        asked: Token,
-        /// The newest seen.
-        current: Token,
-    },
-}
-
-/// What one pause was like; becomes a `HoldReport`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct HoldSummary {
-    /// From the pause to the resume (or the lapse).
-    pub paused: Duration,
-    /// Whether it lapsed.
-    pub lapsed: bool,
-    /// Parked at the resume.
-    pub released: u64,
-    /// The longest that one of them had waited.
-    pub longest_wait: Duration,
-    /// Refused for a limit or the deadline.
-    pub refused: u64,
-    /// Left by themselves.
-    pub client_gone: u64,
-}
-
-/// What became of everyone who was ever parked at the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct HoldCounts {
-    /// Let go.
-    pub released: u64,
-    /// Refused for a limit.
-    pub refused_limit: u64,
-    /// Refused at the deadline or because the route went away.
-    pub refused_deadline: u64,
-    /// Left by themselves.
-    pub client_gone: u64,
-}
-
-/// Told when a waiting quiesce should look again: nothing is in flight, or the pause ended.
-pub trait Bell: Send + Sync {
-    /// Called from any thread, must not block, may be called without need.
-    fn ring(&self);
-}
-
-/// How far a quiesce is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quiet {
-    /// Nothing is in flight.
-    Yes,
-    /// This many are.
-    No(u64),
-    /// The pause is over.
-    Ended,
-}
 
 /// See the module.
 pub struct Gate {
@@ -665,85 +535,4 @@ impl Inner {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Proof of being admitted; counted as in flight until dropped.
-#[derive(Debug)]
-pub struct Admission(Arc<Gate>);
-
-impl Admission {
-    /// The gate that gave it.
-    #[must_use]
-    pub fn gate(&self) -> &Arc<Gate> {
-        &self.0
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.0.count_out();
-    }
-}
-
-/// A place among the parked; dropping it leaves.
-#[derive(Debug)]
-pub struct Place {
-    gate: Arc<Gate>,
-    ticket: u64,
-    settled: bool,
-}
-
-impl Place {
-    /// Its number in the order of arrival; [`Call::ticket`] refers to it.
-    #[must_use]
-    pub fn ticket(&self) -> u64 {
-        self.ticket
-    }
-
-    /// The gate.
-    #[must_use]
-    pub fn gate(&self) -> &Arc<Gate> {
-        &self.gate
-    }
-
-    /// Asks for the gate's answer.
-    #[must_use]
-    pub fn claim(mut self) -> Claim {
-        let answer = self.gate.lock().answers.remove(&self.ticket);
-        match answer {
-            None => Claim::Waiting(self),
-            Some(Answer::Granted) => {
-                self.settled = true;
-                // Counted in when it was granted.
-                Claim::Admitted(Admission(Arc::clone(&self.gate)))
-            }
-            Some(Answer::Refused(refusal)) => {
-                self.settled = true;
-                Claim::Refused(refusal)
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let mut inner = self.gate.lock();
-        if let Some(waiting) = inner.parked.remove(&self.ticket) {
-            inner.forget(&waiting);
-            inner.hold.client_gone += 1;
-            inner.counts.client_gone += 1;
-            if inner.parked.is_empty() && matches!(inner.phase, Phase::Draining { .. }) {
-                self.gate.open(&mut inner);
-            }
-            return;
-        }
-        let answer = inner.answers.remove(&self.ticket);
-        drop(inner);
-        if let Some(Answer::Granted) = answer {
-            self.gate.count_out();
-        }
-    }
 }
