@@ -461,6 +461,28 @@ fn a_quiesce_closes_established_opaque_sessions_after_their_bytes() {
 }
 
 #[test]
+fn a_client_that_does_not_read_does_not_hold_up_a_quiesce() {
+    let edge = Edge::start_with("linger_ms = 300", 1);
+    let upstream = Upstream::listen();
+    let (address, key) = edge.tcp(0);
+    edge.route(&key, &[upstream.address]);
+    let client = Conn::connect(address);
+    let mut service = upstream.accept();
+    let short = Duration::from_millis(60);
+    service.stream.set_write_timeout(Some(short)).unwrap();
+    while service.stream.write(&[0; 1 << 16]).is_ok() {}
+    let token = edge.pause(&key, hold(10_000));
+    let started = Instant::now();
+    assert_eq!(
+        edge.quiesce(&key, token, 8_000),
+        QuiesceReply::Quiesced { closed: 1 }
+    );
+    assert!(started.elapsed() < Duration::from_secs(4));
+    service.wait_gone();
+    drop(client);
+}
+
+#[test]
 fn opaque_sessions_that_shall_wait_are_counted_and_left_alone() {
     let edge = Edge::start();
     let upstream = Upstream::listen();

@@ -272,6 +272,21 @@ fn clients_of_http_1_0_are_served() {
 }
 
 #[test]
+fn a_client_that_wants_its_connection_closed_gets_that() {
+    let (edge, upstream) = edge();
+    for _ in 0..2 {
+        let mut client = Conn::connect(edge.http());
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
+        let mut service = upstream.accept();
+        assert_eq!(service.read_request().field("connection"), None);
+        service.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        let response = client.read_response();
+        assert_eq!(response.field("connection"), Some("close"));
+        client.assert_ends();
+    }
+}
+
+#[test]
 fn unknown_hosts_get_404_and_keep_their_connection() {
     let (edge, upstream) = edge();
     let mut client = Conn::connect(edge.http());
