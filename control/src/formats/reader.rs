@@ -18,10 +18,11 @@ pub(super) struct Reader<'f> {
 }
 
 /// A mapping whose keys have been checked.
-#[derive(Clone, Copy)]
 pub(super) struct Fields<'n> {
     at: Mark,
     entries: &'n [Entry],
+    /// Keys that unknown ones were probably meant to be: noted once is enough.
+    meant: Vec<String>,
 }
 
 impl<'n> Fields<'n> {
@@ -64,18 +65,21 @@ impl Reader<'_> {
         allowed: &[&'static str],
     ) -> Option<Fields<'n>> {
         let entries = self.map(node, path)?;
+        let mut meant = Vec::new();
         for entry in entries {
             if !allowed.contains(&entry.key.text.as_str()) {
+                let suggestion = nearest(&entry.key.text, allowed.iter().copied());
+                meant.extend(suggestion.clone());
                 let problem = Problem::UnknownKey {
                     path: path.to_owned(),
                     key: entry.key.text.clone(),
                     allowed: allowed.to_vec(),
-                    suggestion: nearest(&entry.key.text, allowed.iter().copied()),
+                    suggestion,
                 };
                 self.note(entry.at, problem);
             }
         }
-        Some(Fields { at, entries })
+        Some(Fields { at, entries, meant })
     }
 
     /// A mapping with keys of the user's own.
@@ -105,7 +109,7 @@ impl Reader<'_> {
         expected: &str,
     ) -> Option<&'n Node> {
         let found = fields.get(key);
-        if found.is_none() {
+        if found.is_none() && !fields.meant.iter().any(|meant| meant == key) {
             let problem = Problem::MissingKey {
                 path: path.to_owned(),
                 key,

@@ -131,7 +131,13 @@ fn what_only_control_knows_to_be_wrong_is_a_wrong_argument_too() {
     let error = ErrorBody::new(ErrorCode::InvalidRequest, "there is no node 'n1'");
     let server = Server::new().refuse("POST /v2/deploy", &error).start();
     let text = against_control(&server, &["deploy", &app, &deployment]);
-    assert_has(&text, &["exit status: 2", "error: there is no node 'n1'"]);
+    assert_has(
+        &text,
+        &[
+            "exit status: 2",
+            "there is no node 'n1'\nerror: 1 error in the files; nothing is deployed",
+        ],
+    );
 }
 
 #[test]

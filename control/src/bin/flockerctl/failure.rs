@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use flocker_api::{ErrorBody, ErrorCode};
 use serde_json::json;
 
-use crate::output::Output;
+use crate::{human, output::Output};
 
 /// How a command ended that has shown its result already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub(crate) enum Failure {
     /// What the user gave is wrong.
     #[error("{0}")]
     Usage(String),
+    /// What the user's files say is wrong; each line begins with its place.
+    #[error("{}", .0.join("\n"))]
+    Files(Vec<String>),
     /// What was shown could not be written, or the like.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -44,16 +47,24 @@ pub(crate) fn exit_code(result: Result<Verdict, Failure>, output: &Output) -> Ex
     if output.json {
         let body = match &failure {
             Failure::Service(body) => body.clone(),
-            Failure::Usage(text) => ErrorBody::new(ErrorCode::InvalidRequest, text.clone()),
+            Failure::Usage(_) | Failure::Files(_) => {
+                ErrorBody::new(ErrorCode::InvalidRequest, failure.to_string())
+            }
             Failure::Io(error) => ErrorBody::new(ErrorCode::Internal, error.to_string()),
         };
         output.complain_json(&json!({ "error": body }));
+    } else if let Failure::Files(errors) = &failure {
+        // Editors find the place only where it begins the line.
+        for error in errors {
+            output.remark(error);
+        }
+        let count = human::plural(errors.len(), "error");
+        output.complain(&format!("{count} in the files; nothing is deployed"));
     } else {
         output.complain(&failure.to_string());
     }
-    ExitCode::from(if matches!(failure, Failure::Usage(_)) {
-        2
-    } else {
-        1
+    ExitCode::from(match failure {
+        Failure::Usage(_) | Failure::Files(_) => 2,
+        Failure::Service(_) | Failure::Io(_) => 1,
     })
 }

@@ -32,9 +32,11 @@ pub(crate) fn rate(bytes_sent: u64, ms: f64) -> String {
     format!("{}/s", bytes(per_second))
 }
 
-/// `0.41 ms`, `8.2 ms`, `84 ms`, `1.24 s`, `2m05s`.
+/// `0 ms`, `0.41 ms`, `8.2 ms`, `84 ms`, `1.24 s`, `2m05s`.
 pub(crate) fn ms(ms: f64) -> String {
-    if ms < 0.995 {
+    if ms < 0.005 {
+        "0 ms".to_owned()
+    } else if ms < 0.995 {
         format!("{ms:.2} ms")
     } else if ms < 9.95 {
         format!("{ms:.1} ms")
@@ -129,7 +131,8 @@ mod tests {
     #[test]
     fn durations() {
         for (value, text) in [
-            (0.0, "0.00 ms"),
+            (0.0, "0 ms"),
+            (0.006, "0.01 ms"),
             (0.414, "0.41 ms"),
             (0.999, "1.0 ms"),
             (8.2, "8.2 ms"),

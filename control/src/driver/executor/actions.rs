@@ -204,7 +204,7 @@ impl Executor<'_> {
         let detail = match (reply.killed, reply.exit_code) {
             (true, _) => format!("killed after its grace of {} ms", spec.stop.grace_ms),
             (false, Some(code)) => format!("exited with {code}"),
-            (false, None) => "was not running".to_owned(),
+            (false, None) => "gone, its exit code is not known".to_owned(),
         };
         let facts = Facts {
             app_stop_ms: Some(milliseconds(reply.stopped_us)),

@@ -23,6 +23,11 @@ const BAD: &[(&str, &str, &[&str])] = &[
         &["ports[0] lacks the key 'external'"],
     ),
     (
+        "ports: [{internal: 80, extrenal: 81}]",
+        "5:28",
+        &["unknown key 'extrenal'", "did you mean 'external'?"],
+    ),
+    (
         "ports: [{internal: 80, external: 0}]",
         "5:38",
         &["ports[0].external is '0'", "1 to 65535"],

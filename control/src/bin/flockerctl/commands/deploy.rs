@@ -36,10 +36,8 @@ const FAILED_MAX: Duration = Duration::from_secs(10);
 /// `flockerctl deploy`
 pub(crate) async fn run(cli: &Cli<'_>, args: &args::Deploy) -> Result<Verdict, Failure> {
     let files = read(&args.files)?;
-    let deployment = formats::parse(&files).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Failure::Usage(lines.join("\n"))
-    })?;
+    let deployment = formats::parse(&files)
+        .map_err(|errors| Failure::Files(errors.iter().map(ToString::to_string).collect()))?;
     let request = DeployRequest {
         files,
         dry_run: args.dry_run,
@@ -48,7 +46,9 @@ pub(crate) async fn run(cli: &Cli<'_>, args: &args::Deploy) -> Result<Verdict, F
         cli.control.post("/v2/deploy", &request, DEADLINE).await;
     let reply = reply.map_err(|error| match error.code {
         // What only control can know of the files, such as which nodes there are.
-        ErrorCode::InvalidRequest => Failure::Usage(error.message),
+        ErrorCode::InvalidRequest => {
+            Failure::Files(error.message.lines().map(str::to_owned).collect())
+        }
         _ => error.into(),
     })?;
     let wait = !(args.dry_run || args.wait.no_wait);
@@ -77,7 +77,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
     if errors.is_empty() {
         Ok(files)
     } else {
-        Err(Failure::Usage(errors.join("\n")))
+        Err(Failure::Files(errors))
     }
 }
 

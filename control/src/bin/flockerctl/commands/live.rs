@@ -107,15 +107,23 @@ pub(crate) fn step_line(out: &Output, step: &StepStatus, elapsed_ms: Option<f64>
     line.trim_end().to_owned()
 }
 
-/// A round with its bytes and rate.
+/// A round with its bytes and, where it says something, its rate.
 pub(crate) fn round_line(number: usize, round: &RoundStatus) -> String {
-    let whole = if round.full { ", everything" } else { "" };
-    format!(
-        "      round {number}: {} in {} ({}){whole}",
+    // Below that it is the cost of a round that is measured, not the way.
+    const RATE_BYTES_MIN: u64 = 1 << 20;
+    let mut line = format!(
+        "      round {number}: {} in {}",
         human::bytes(round.bytes),
-        human::ms(round.snapshot_ms + round.transfer_ms),
-        human::rate(round.bytes, round.transfer_ms)
-    )
+        human::ms(round.snapshot_ms + round.transfer_ms)
+    );
+    if round.bytes >= RATE_BYTES_MIN {
+        let rate = human::rate(round.bytes, round.transfer_ms);
+        line.push_str(&format!(" ({rate})"));
+    }
+    if round.full {
+        line.push_str(", everything");
+    }
+    line
 }
 
 /// What came of it.
