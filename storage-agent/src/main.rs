@@ -1,6 +1,6 @@
 //! The storage agent: arguments, configuration, parts, run, end.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     let filter_error = filter.as_ref().err().map(ToString::to_string);
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
         .init();
     if let Some(error) = filter_error {

@@ -18,10 +18,16 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
-        info::Info,
     },
     registry::Registry,
 };
+
+/// The agent itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    node: String,
+    version: &'static str,
+}
 
 /// A verb of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,11 +135,17 @@ impl Metrics {
     #[must_use]
     pub fn text(&self, observed: &Observed) -> String {
         let mut all = Registry::with_prefix("flocker_agent");
-        let build = Info::new([
-            ("node", self.node.clone()),
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ]);
-        all.register("build", "Node and version of the agent", build);
+        let build = Family::<BuildLabels, Gauge>::default();
+        let labels = BuildLabels {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        build.get_or_create(&labels).set(1);
+        all.register(
+            "build_info",
+            "Node and version of the agent; always 1",
+            build,
+        );
         all.register(
             "verb_duration_seconds",
             "How long verbs took, failed ones too",
