@@ -1,7 +1,7 @@
 //! The one place that makes connections between agents.
 //!
-//! A connection carries the frames of [`crate::logic::wire`] over any [`Stream`]: plain TCP
-//! today; a TLS stream is another implementor, made in [`connect`] and [`accept`] and nowhere
+//! A connection carries the frames of [`crate::logic::wire`] over any `Stream`: plain TCP
+//! today; a TLS stream is another implementor, made in `connect` and `accept` and nowhere
 //! else.
 
 use std::{io, io::IoSlice, net::SocketAddr, time::Duration};
