@@ -214,6 +214,7 @@ impl Root {
                 "--encoding=UTF8",
                 "--locale=C",
             ])
+            .arg("--wal-segsize=1")
             .arg("--pgdata")
             .arg(&data)
             .output()

@@ -14,13 +14,14 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 if [ ! -s "$data/PG_VERSION" ]; then
+    # Small WAL files, since directory storage sends whole files that have changed.
     # Made aside and renamed when it is whole: a start that was cut off leaves no half.
     rm -rf "$data.new"
     if [ -d "$template" ]; then
         cp -r "$template" "$data.new"
     else
         initdb --pgdata="$data.new" --username=postgres --auth=trust --encoding=UTF8 \
-            --locale=C --no-sync
+            --locale=C --wal-segsize=1 --no-sync
     fi
     chmod 0700 "$data.new"
     # Clients come through the edges, from addresses of the cluster's own network.
