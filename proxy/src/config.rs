@@ -18,6 +18,8 @@ use serde::Deserialize;
 
 use crate::logic::{http::HEADERS_MAX, session::SessionLimits};
 
+/// Longest timeout: 30 days.
+const TIMEOUT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Most worker threads.
 const WORKERS_MAX: usize = 1024;
 /// Least of what a head may be limited to, in bytes.
@@ -213,19 +215,26 @@ fn check(file: File) -> Result<Config, String> {
 }
 
 fn check_limits(limits: &LimitsFile) -> Result<(), String> {
-    let positive = [
-        ("sessions", limits.sessions as u64),
-        ("head_timeout_ms", limits.head_timeout_ms),
-        ("keep_alive_ms", limits.keep_alive_ms),
-        ("body_timeout_ms", limits.body_timeout_ms),
-        ("response_timeout_ms", limits.response_timeout_ms),
-        ("hello_timeout_ms", limits.hello_timeout_ms),
-        ("connect_timeout_ms", limits.connect_timeout_ms),
-        ("tcp_idle_ms", limits.tcp_idle_ms),
-    ];
-    for (key, value) in positive {
-        if value == 0 {
-            return Err(format!("limits.{key} is 0: it must be at least 1"));
+    if limits.sessions == 0 {
+        return Err("limits.sessions is 0: it must be at least 1".to_owned());
+    }
+    for (key, value, least) in [
+        ("head_timeout_ms", limits.head_timeout_ms, 1),
+        ("keep_alive_ms", limits.keep_alive_ms, 1),
+        ("body_timeout_ms", limits.body_timeout_ms, 1),
+        ("response_timeout_ms", limits.response_timeout_ms, 1),
+        ("hello_timeout_ms", limits.hello_timeout_ms, 1),
+        ("connect_timeout_ms", limits.connect_timeout_ms, 1),
+        ("connect_hold_ms", limits.connect_hold_ms, 0),
+        ("tcp_idle_ms", limits.tcp_idle_ms, 1),
+        ("upstream_idle_ms", limits.upstream_idle_ms, 0),
+        ("linger_ms", limits.linger_ms, 0),
+        ("drain_ms", limits.drain_ms, 0),
+    ] {
+        if !(least..=TIMEOUT_MS_MAX).contains(&value) {
+            return Err(format!(
+                "limits.{key} is {value}: it must be {least} to {TIMEOUT_MS_MAX}"
+            ));
         }
     }
     if !(1..=HEADERS_MAX).contains(&limits.headers) {
@@ -324,6 +333,10 @@ mod tests {
             ("name = 'e'\n[limits]\nheaders = 129", "limits.headers"),
             ("name = 'e'\n[limits]\nhead_bytes = 1", "limits.head_bytes"),
             ("name = 'e'\n[limits]\nsessions = 0", "limits.sessions"),
+            (
+                "name = 'e'\n[limits]\ntcp_idle_ms = 9000000000000",
+                "limits.tcp_idle_ms",
+            ),
             ("name = 'e'\n[admin]\nsocket = 'x'", "absolute path"),
             ("name = 'e'\n[listen]\nhttp = ['x']", "http"),
             (

@@ -25,6 +25,9 @@ const RELEASE_EVERY: Duration = Duration::from_millis(2);
 /// a tunnel meanwhile.
 const QUIESCE_AGAIN: Duration = Duration::from_millis(200);
 
+/// Longest wait of a quiesce, whatever is asked for: a day.
+const QUIESCE_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 type Gates = Vec<(RouteKey, Arc<Gate>)>;
 
 fn gates<'k>(
@@ -111,7 +114,7 @@ impl Edge {
                 .map_err(EdgeError::gate(key))?;
         }
         let started = Instant::now();
-        let deadline = started + Duration::from_millis(request.deadline_ms);
+        let deadline = started + Duration::from_millis(request.deadline_ms.min(QUIESCE_MS_MAX));
         let mut again = Instant::now();
         loop {
             let rung = self.bell.0.notified();

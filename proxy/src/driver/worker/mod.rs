@@ -230,8 +230,16 @@ impl Worker {
     }
 
     fn run_ready(&mut self) {
-        while let Some(index) = self.ready.pop() {
-            self.run_session(index);
+        // In the order in which they were marked: what was parked first also writes first.
+        while !self.ready.is_empty() {
+            let mut batch = std::mem::take(&mut self.ready);
+            for index in batch.drain(..) {
+                self.run_session(index);
+            }
+            // Its room is used again.
+            if self.ready.is_empty() {
+                self.ready = batch;
+            }
         }
     }
 

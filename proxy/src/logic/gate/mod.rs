@@ -54,6 +54,9 @@ pub use self::{
 /// The bit of [`Gate::word`] that stops admission; the bits below it count what is in flight.
 const CLOSED: u64 = 1 << 63;
 
+/// Longest hold, whatever is asked for: a day.
+const HOLD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// See the module.
 pub struct Gate {
     /// [`CLOSED`] and the count of what is in flight.
@@ -205,7 +208,7 @@ impl Gate {
         self.may_pause(token)?;
         let mut inner = self.lock();
         inner.token = token;
-        let deadline = now + Duration::from_millis(limits.hold_ms);
+        let deadline = now + Duration::from_millis(limits.hold_ms.min(HOLD_MS_MAX));
         match &mut inner.phase {
             Phase::Paused {
                 deadline: old_deadline,

@@ -182,6 +182,18 @@ fn a_repeated_pause_renews_the_deadline_and_keeps_the_parked() {
 }
 
 #[test]
+fn a_hold_without_end_ends() {
+    let (gate, _) = gate();
+    let (t0, at) = clock();
+    let endless = HoldLimits {
+        hold_ms: u64::MAX,
+        ..limits()
+    };
+    gate.pause(Token(1), endless, t0).unwrap();
+    assert_eq!(gate.deadline(), Some(at(super::HOLD_MS_MAX)));
+}
+
+#[test]
 fn tokens_fence() {
     let (gate, _) = gate();
     let (t0, _) = clock();
