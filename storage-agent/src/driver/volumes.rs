@@ -180,7 +180,9 @@ impl Volumes {
     /// # Errors
     /// When it is not here.
     pub async fn get(&self, id: VolumeId) -> Result<VolumeStatus, VolumeError> {
-        self.copy(id).await.map(|copy| self.status_of(copy))
+        let copy = self.copy(id).await?;
+        let copy = self.storage().measure(copy).await?;
+        Ok(self.status_of(copy))
     }
 
     /// Creates a volume as primary, mounted; answers with the one of this id if it is there.

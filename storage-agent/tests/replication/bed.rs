@@ -229,7 +229,7 @@ pub struct Node {
 /// Limits under which faults are soon noticed, and nothing is tried twice.
 pub fn impatient() -> TransferLimits {
     TransferLimits {
-        silence: Duration::from_secs(3),
+        silence: Duration::from_secs(8),
         heartbeat: Duration::from_millis(500),
         stall: Duration::from_secs(20),
         retries: Vec::new(),

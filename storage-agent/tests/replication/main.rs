@@ -46,4 +46,5 @@ stories![
     a_dead_or_wrong_peer_is_named,
     noise_on_the_replication_port_harms_nobody,
     a_touched_replica_is_rolled_back_and_goes_on,
+    a_full_receiver_is_told_apart_and_nothing_is_left,
 ];

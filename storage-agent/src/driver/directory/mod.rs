@@ -165,6 +165,26 @@ impl Places {
             .map_err(|e| VolumeError::io(format!("cannot name snapshot {}", to.display()), e))
     }
 
+    /// Removes what a dead agent had not finished. Volumes without a record stay: they count
+    /// as absent, yet nobody knows what they are.
+    fn sweep(&self) -> Result<(), VolumeError> {
+        for id in names(&self.volumes())? {
+            let Ok(id) = id.parse() else { continue };
+            tree::remove(&self.incoming(id))?;
+            let snapshots = self.volume(id).join("snapshots");
+            if !snapshots.exists() {
+                continue;
+            }
+            for name in names(&snapshots)? {
+                let snapshot = self.snapshot(id, &name);
+                if !snapshot.join("snapshot.json").exists() {
+                    tree::remove(&snapshot)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// An empty `incoming`.
     fn clean(&self, id: VolumeId) -> Result<PathBuf, VolumeError> {
         let incoming = self.incoming(id);
@@ -203,7 +223,8 @@ impl Directory {
         directory
             .work(|places| {
                 make_dir(&places.volumes(), 0o755)?;
-                make_dir(&places.mounts, 0o755)
+                make_dir(&places.mounts, 0o755)?;
+                places.sweep()
             })
             .await?;
         Ok(directory)
@@ -266,11 +287,17 @@ impl Directory {
 
     pub(crate) async fn find(&self, id: VolumeId) -> Result<Option<LocalCopy>, VolumeError> {
         self.work(move |places| match places.record(id) {
-            Ok(record) => places.copy(record, true).map(Some),
+            Ok(record) => places.copy(record, false).map(Some),
             Err(VolumeError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         })
         .await
+    }
+
+    /// Bytes that a volume occupies. Takes a walk through all of its files.
+    pub(crate) async fn used_bytes(&self, id: VolumeId) -> Result<u64, VolumeError> {
+        self.work(move |places| tree::bytes(&places.volume(id)))
+            .await
     }
 
     pub(crate) async fn create(&self, request: &CreateVolume) -> Result<(), VolumeError> {

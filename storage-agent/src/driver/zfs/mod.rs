@@ -67,7 +67,13 @@ impl Zfs {
             "canmount,readonly,atime",
             pool,
         ])
-        .await?;
+        .await
+        .map_err(|error| match error.failure {
+            Failure::NotFound => VolumeError::Command(format!(
+                "there is no pool '{pool}'; make it with 'zpool create {pool} DEVICE'"
+            )),
+            _ => error.into(),
+        })?;
         for (property, value) in [("canmount", "off"), ("readonly", "on"), ("atime", "off")] {
             if !text
                 .lines()
