@@ -1,25 +1,20 @@
 //! Application files: `version` and `applications`, each app with image, ports, links,
 //! volumes, environment, limits and the `x-flocker` block.
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
 use flocker_api::{
     app::{App, AppRoute, MovePolicy},
-    container::{ContainerSpec, Mount, StopPolicy},
-    name::{AppName, VolumeId},
+    container::{ContainerSpec, StopPolicy},
+    name::AppName,
     route::{OnMove, RouteKey},
 };
-use uuid::Uuid;
 
 use super::{
     error::{Place, Problem},
     extension::Extension,
-    quantity,
     reader::{Fields, Reader},
-    yaml::{Entry, Kind, Mark, Node, Value},
+    yaml::{Entry, Kind, Mark, Node},
 };
 
 /// Keys of an application file.
@@ -46,10 +41,6 @@ const RESERVED_VARIABLES: [&str; 4] = [
 ];
 /// Smallest memory limit that Docker takes.
 const MEMORY_BYTES_MIN: u64 = 6 << 20;
-/// Volumes without a `dataset_id` get the UUIDv5 of `APP/INDEX` in this namespace, so that the
-/// same files always mean the same volumes. Changing it would orphan the volumes of everyone.
-const VOLUME_NAMESPACE: Uuid = Uuid::from_u128(0x0b5b_5b1e_53c6_4d5c_9f0a_7c1d_6e0f_10c4);
-
 /// An app and where its parts are declared.
 pub(super) struct Declared {
     pub(super) app: App,
@@ -67,12 +58,6 @@ pub(super) struct Applications {
     pub(super) names: Vec<(AppName, Place)>,
     /// Those without errors.
     pub(super) apps: Vec<Declared>,
-}
-
-/// The id of an app's volume that is given none.
-fn volume_id(app: &AppName, index: usize) -> VolumeId {
-    let name = format!("{app}/{index}");
-    VolumeId(Uuid::new_v5(&VOLUME_NAMESPACE, name.as_bytes()))
 }
 
 impl Reader<'_> {
@@ -133,7 +118,7 @@ impl Reader<'_> {
         let image = self.image(&fields, path);
         let mut routes = self.ports(&fields, path);
         self.links(&fields, path);
-        let mut volumes = self.volumes(&fields, path);
+        let volumes = self.volumes(&fields, path);
         self.restart_policy(&fields, path);
         let environment = self.environment(&fields, path);
         let memory = "an integer of bytes, 6291456 (6 MiB) or more";
@@ -155,7 +140,7 @@ impl Reader<'_> {
         self.join_routes(&mut routes, extension.routes);
         ports.extend(routes.iter().map(|route| route.route.port));
         let name = name?;
-        let mounts = self.mounts(name, &mut volumes, path);
+        let mounts = self.mounts(name, &volumes, path);
         Some(Declared {
             app: App {
                 container: ContainerSpec {
@@ -300,100 +285,6 @@ impl Reader<'_> {
         }
     }
 
-    /// `volume`, then the entries of `volumes`: their order gives them their names and ids.
-    fn volumes(&mut self, fields: &Fields<'_>, path: &str) -> Vec<DeclaredVolume> {
-        let mut volumes = Vec::new();
-        if let Some(node) = fields.get("volume") {
-            volumes.extend(self.volume(node, fields.at("volume"), &format!("{path}.volume")));
-        }
-        let path = format!("{path}.volumes");
-        let items = fields
-            .get("volumes")
-            .and_then(|node| self.list(node, &path, "mappings {mountpoint: PATH, ...}"));
-        for (index, item) in items.unwrap_or_default().iter().enumerate() {
-            volumes.extend(self.volume(item, item.at, &format!("{path}[{index}]")));
-        }
-        for (index, volume) in volumes.iter().enumerate() {
-            let same = |other: &&DeclaredVolume| other.mountpoint == volume.mountpoint;
-            if let Some(first) = volumes[..index].iter().find(same) {
-                let what = format!("mountpoint {}", volume.mountpoint.display());
-                let first = self.place(first.at);
-                self.note(volume.at, Problem::Repeated { what, first });
-            }
-        }
-        volumes
-    }
-
-    fn volume(&mut self, node: &Node, at: Mark, path: &str) -> Option<DeclaredVolume> {
-        const MOUNTPOINT: &str = "an absolute path in the container, such as /data, in ASCII";
-        let keys = ["mountpoint", "maximum_size", "dataset_id"];
-        let fields = self.fields(node, at, path, &keys)?;
-        let size = fields
-            .get("maximum_size")
-            .and_then(|node| self.size(node, &format!("{path}.maximum_size")));
-        let id = fields.get("dataset_id").and_then(|node| {
-            let path = format!("{path}.dataset_id");
-            self.parsed::<VolumeId>(node, &path, "a UUID")
-        });
-        let node = self.required(&fields, path, "mountpoint", MOUNTPOINT)?;
-        let path = format!("{path}.mountpoint");
-        let text = self.text(node, &path, MOUNTPOINT)?;
-        let Some(mountpoint) = mountpoint(text) else {
-            self.bad(node, &path, MOUNTPOINT);
-            return None;
-        };
-        Some(DeclaredVolume {
-            at,
-            mountpoint,
-            size,
-            id,
-        })
-    }
-
-    fn size(&mut self, node: &Node, path: &str) -> Option<u64> {
-        let Value::Scalar(scalar) = &node.value else {
-            self.wrong_type(node, path, quantity::SIZE_EXPECTED);
-            return None;
-        };
-        if node.kind() != Kind::Text {
-            self.wrong_type(node, path, quantity::SIZE_EXPECTED);
-            return None;
-        }
-        let size = quantity::size_bytes(&scalar.text);
-        if size.is_none() {
-            self.bad(node, path, quantity::SIZE_EXPECTED);
-        }
-        size
-    }
-
-    /// Names and ids for the volumes: the first is called like its app, the others `APP-2`, ...
-    fn mounts(
-        &mut self,
-        app: &AppName,
-        volumes: &mut [DeclaredVolume],
-        path: &str,
-    ) -> Option<Vec<Mount>> {
-        let mut mounts = Vec::with_capacity(volumes.len());
-        for (index, volume) in volumes.iter().enumerate() {
-            let name = match index {
-                0 => app.to_string(),
-                _ => format!("{app}-{}", index + 1),
-            };
-            match name.parse() {
-                Ok(name) => mounts.push(Mount {
-                    volume: volume.id.unwrap_or_else(|| volume_id(app, index)),
-                    name,
-                    mountpoint: volume.mountpoint.clone(),
-                }),
-                Err(error) => {
-                    self.refused(volume.at, path, &error);
-                    return None;
-                }
-            }
-        }
-        Some(mounts)
-    }
-
     fn environment(&mut self, fields: &Fields<'_>, path: &str) -> BTreeMap<String, String> {
         let mut environment = BTreeMap::new();
         let path = format!("{path}.environment");
@@ -475,13 +366,6 @@ pub(super) struct PlacedRoute {
     pub(super) route: AppRoute,
 }
 
-struct DeclaredVolume {
-    at: Mark,
-    mountpoint: PathBuf,
-    size: Option<u64>,
-    id: Option<VolumeId>,
-}
-
 /// Whether the text is `[registry[:port]/]path[:tag]` as Docker has it.
 fn is_image(text: &str) -> bool {
     let (repository, tag) = match text.rsplit_once(':') {
@@ -504,14 +388,6 @@ fn is_image(text: &str) -> bool {
             && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
     };
     tag_is_good && parts.all(part_is_good)
-}
-
-/// A mountpoint in one form: absolute, ASCII, without `..`, trailing or doubled slashes.
-fn mountpoint(text: &str) -> Option<PathBuf> {
-    let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-    let path: PathBuf = Path::new(text).components().collect();
-    let climbs = path.components().any(|part| part == Component::ParentDir);
-    (printable && path.is_absolute() && !climbs && path != Path::new("/")).then_some(path)
 }
 
 fn distinct(mut ports: Vec<u16>) -> Vec<u16> {

@@ -18,7 +18,7 @@
 //! | --- | --- |
 //! | `yaml` | texts to trees that know the place of everything |
 //! | `reader` | typed values out of trees, errors noted |
-//! | `application`, `extension`, `deployment` | the keys of each kind of file |
+//! | `application`, `volumes`, `extension`, `deployment` | the keys of each kind of file |
 //! | `quantity` | sizes and durations |
 //! | `error` | what can be wrong |
 
@@ -30,6 +30,7 @@ mod quantity;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod yaml;
 
 use std::{
