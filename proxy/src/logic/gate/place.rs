@@ -54,7 +54,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Its number in the order of arrival; [`Call::ticket`] refers to it.
+    /// Its number in the order of arrival; [`super::Call::ticket`] refers to it.
     #[must_use]
     pub fn ticket(&self) -> u64 {
         self.ticket
