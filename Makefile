@@ -37,7 +37,7 @@ lint: ## Formatting, clippy, rustdoc: without a warning
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
 loom: ## The edge's gate under every interleaving that matters
-	RUSTFLAGS="--cfg flocker_loom" $(CARGO) test --package flocker-proxy --lib --target-dir target/loom gate
+	RUSTFLAGS="--cfg flocker_loom" $(CARGO) test --package flocker-proxy --lib --target-dir target/loom gate::loom
 
 deny: ## Licences, bans and sources of dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

@@ -1,6 +1,4 @@
-//! Relays between real sockets. Readiness is not taken from epoll but tried each time, which
-//! is what an edge-triggered loop may see at worst; only what a pump itself concluded within
-//! one call is checked where it matters.
+//! Relays between real sockets, driven by poll(2).
 #![expect(
     clippy::disallowed_methods,
     reason = "a test that waits for sockets needs a deadline"
@@ -13,12 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::*;
 
 /// Longest time of a test.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// More than any socket buffer.
-const BULK: usize = 24 << 20;
+const BULK: usize = 16 << 20;
 
 /// A plain socket for the test and the relay's end of the same connection.
 fn pair() -> (std::net::TcpStream, Conn) {
@@ -88,11 +88,24 @@ impl Bed {
             self.to.writable = true;
             let left = length.map(|length| length - self.moved);
             match self.pump(left) {
-                Stop::Blocked => thread::yield_now(),
+                Stop::Blocked => self.wait(),
                 Stop::Budget => {}
                 stop => return stop,
             }
         }
+    }
+
+    /// Until the socket that is waited for is ready, or for a moment.
+    fn wait(&self) {
+        let mut ready = [match self.flow.is_empty() {
+            true => PollFd::new(&self.from.stream, PollFlags::IN),
+            false => PollFd::new(&self.to.stream, PollFlags::OUT),
+        }];
+        let moment = Timespec {
+            tv_sec: 0,
+            tv_nsec: 50_000_000,
+        };
+        poll(&mut ready, Some(&moment)).unwrap();
     }
 
     /// Delivers what is left, then the end.
@@ -103,6 +116,9 @@ impl Bed {
             assert!(Instant::now() < deadline, "{} left", self.flow.len());
             self.to.writable = true;
             self.moved += self.flow.flush(&mut self.to, &mut self.pipes).unwrap();
+            if !self.flow.is_empty() {
+                self.wait();
+            }
         }
     }
 }
@@ -131,9 +147,10 @@ fn receive(mut sink: std::net::TcpStream, step: usize) -> thread::JoinHandle<Vec
 #[test]
 fn a_stream_arrives_whole_by_splice_and_by_copy() {
     for pipes in [0, 1] {
-        for step in [100, 64 << 10] {
+        // Sips and gulps.
+        for (step, count) in [(100, 2 << 20), (64 << 10, BULK)] {
             let (source, mut bed, sink) = Bed::new(pipes);
-            let bytes = pattern(BULK);
+            let bytes = pattern(count);
             let (sender, receiver) = (send(source, bytes.clone()), receive(sink, step));
             assert!(matches!(bed.run(None), Stop::Eof));
             // The end was told only now, with at most a copied rest on its way.
@@ -148,7 +165,7 @@ fn a_stream_arrives_whole_by_splice_and_by_copy() {
                 receiver.join().unwrap() == bytes,
                 "pipes {pipes}, step {step}"
             );
-            assert_eq!(bed.moved, BULK as u64);
+            assert_eq!(bed.moved, count as u64);
             assert!(bed.backlog_max <= 256 << 10, "{}", bed.backlog_max);
         }
     }

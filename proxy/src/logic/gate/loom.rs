@@ -4,9 +4,18 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use flocker_api::gate::{HoldLimits, Token};
-use loom::{cell::UnsafeCell, model, thread};
+use loom::{cell::UnsafeCell, model::Builder, thread};
 
 use super::{Bell, Claim, Entry, Gate, Quiet, Seat, Visitor};
+
+/// Every interleaving with at most this many preemptions: what is wrong shows with few.
+const PREEMPTIONS_MAX: usize = 3;
+
+fn model(run: impl Fn() + Sync + Send + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    builder.check(run);
+}
 
 struct Silent;
 

@@ -14,7 +14,7 @@
 pub mod dial;
 pub mod http;
 pub mod opaque;
-#[cfg(test)]
+#[cfg(all(test, not(flocker_loom)))]
 mod tests;
 mod tunnel;
 
