@@ -160,7 +160,14 @@ impl Executor<'_> {
         };
         let peers = &self.context.peers;
         let switched = peers.on_all_edges(|edge| async move {
-            match peers.switch(&edge, request).await {
+            let mut switched = peers.switch(&edge, request).await;
+            if switched
+                .as_ref()
+                .is_err_and(|error| error.code.is_transient())
+            {
+                switched = peers.switch(&edge, request).await;
+            }
+            match switched {
                 Ok(reply) => Ok(Some(reply)),
                 // The pause has lapsed, or the edge was started anew, or an earlier attempt
                 // did it: what counts is where the routes lead.

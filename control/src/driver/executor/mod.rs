@@ -197,6 +197,9 @@ impl Executor<'_> {
     /// Commits an entry with all that follows from it.
     async fn record(&self, entry: Entry) -> Result<(), StoreError> {
         let now_ms = self.now_ms();
+        // What was observed until now shows less than this entry knows; whoever sees the commit
+        // must see that too.
+        self.touch_app();
         let durability = match entry.record.event {
             Event::Done if line_of(entry.record.step).lazy => Durability::Lazy,
             _ => Durability::Synced,
@@ -282,6 +285,13 @@ impl Executor<'_> {
         }
         info!(id = %self.id, %app, outcome, pause_ms, "a move has ended");
         Progressed::Ended
+    }
+
+    fn touch_app(&self) {
+        let state = self.context.ledger.state();
+        if let Some(the_move) = state.moves.get(&self.id) {
+            self.context.claims.touch(the_move.header().app.name());
+        }
     }
 
     async fn wait(&mut self) {
