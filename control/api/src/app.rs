@@ -99,7 +99,7 @@ pub struct Deployment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Placement {
-    /// The app. Its volumes' ids are drawn when it is deployed for the first time.
+    /// The app. Volume ids that are nil are drawn when it is deployed for the first time.
     pub app: App,
     /// The node.
     pub node: NodeName,

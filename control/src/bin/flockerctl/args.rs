@@ -240,8 +240,10 @@ pub(crate) enum RouteVerb {
         key: RouteKey,
     },
     /// Add one
+    #[command(override_usage = "flockerctl route add [OPTIONS] <KEY> --to <ADDR>...")]
     Add(RouteTo),
     /// Change where one leads; requests and sessions in flight go on where they are
+    #[command(override_usage = "flockerctl route set [OPTIONS] <KEY> --to <ADDR>...")]
     Set(RouteTo),
     /// Remove some; what is parked there is refused
     Rm {
@@ -254,6 +256,7 @@ pub(crate) enum RouteVerb {
     /// Let go what is held
     Resume(Resume),
     /// Pause, wait for what is in flight, retarget and resume: without a failed request
+    #[command(override_usage = "flockerctl route switch [OPTIONS] <KEY> --to <ADDR>...")]
     Switch(Switch),
 }
 
