@@ -18,11 +18,13 @@
 //! its worker asks ([`Place::claim`]); a [`Call`] only tells the worker to ask now. This module
 //! sends nothing and reads no clock.
 
-#[cfg(all(test, flocker_loom))]
+#[cfg(flocker_loom)]
+#[cfg(test)]
 mod loom;
 mod place;
 mod terms;
-#[cfg(all(test, not(flocker_loom)))]
+#[cfg(not(flocker_loom))]
+#[cfg(test)]
 mod tests;
 
 use std::{

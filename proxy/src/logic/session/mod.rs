@@ -14,7 +14,8 @@
 pub mod dial;
 pub mod http;
 pub mod opaque;
-#[cfg(all(test, not(flocker_loom)))]
+#[cfg(not(flocker_loom))]
+#[cfg(test)]
 mod tests;
 mod tunnel;
 
