@@ -164,8 +164,6 @@ async fn a_target_that_dies_in_precopy_costs_nothing() -> Result<()> {
     Cluster::story(async |cluster| {
         cluster.deploy_notes().await?;
         let load = cluster.load();
-        // Stopped, the agent takes the connection and says nothing: the pre-copy hangs in
-        // the middle until it is killed.
         let n2 = cluster.bed.place("n2")?;
         let begun = cluster.begin_move("notes", "n2").await?;
         ready::until("the pre-copy", PATIENCE, || async {

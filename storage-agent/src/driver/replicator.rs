@@ -95,7 +95,7 @@ impl Replicator<'_> {
                 (Err(error), _) => error,
             };
             let Some(pause) = retries.next().filter(|_| error.code().is_transient()) else {
-                return Err(error);
+                return Err(name_peer(error, &request.peer));
             };
             tracing::warn!(volume = %copy.id, peer = %request.peer, %error, "a transfer is tried again");
             sleep(*pause).await;
@@ -301,4 +301,19 @@ fn diverged(copy: &LocalCopy, conflict: Conflict) -> VolumeError {
 
 fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+/// Adds the node's name to an error that knows only its address.
+fn name_peer(error: VolumeError, node: &NodeName) -> VolumeError {
+    let named = |address: String| format!("{node} ({address})");
+    match error {
+        VolumeError::Peer { peer, reason } => VolumeError::Peer {
+            peer: named(peer),
+            reason,
+        },
+        VolumeError::Refused { peer, body } => VolumeError::Refused {
+            peer: named(peer),
+            body,
+        },
+        other => other,
+    }
 }
