@@ -51,6 +51,7 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
                     id: hello.handshake.volume,
                     reason: "something else is being done with it on the receiving node".to_owned(),
                 })?;
+        entry.forget();
         let here = prepare(volumes.storage(), &hello, &connection.reader).await?;
         Ok((lock, here))
     }

@@ -1,6 +1,7 @@
 //! The sending side: brings a peer's replica up to a new snapshot.
 //!
-//! The snapshot is taken while the connection is made and the receiver starts its `receive`.
+//! The snapshot is taken while the connection is made, both sides list what they have, and the
+//! receiver starts its `receive`: each of these is a process or a round trip, and a move waits.
 //! Each attempt asks the receiver what it has and plans anew; so an acknowledgement that was
 //! lost is found on the next attempt, and nothing has to be remembered about a failed one.
 
@@ -52,7 +53,8 @@ struct Sent {
 
 impl Replicator<'_> {
     /// Takes the snapshot `name` and brings the peer up to it. The caller holds the volume's
-    /// lock and has checked that `copy` is the primary of the request's epoch.
+    /// lock and has checked that `copy` is the primary of the request's epoch; its snapshots
+    /// need not be fresh.
     pub(crate) async fn run(
         &self,
         copy: &LocalCopy,
@@ -129,10 +131,20 @@ impl Replicator<'_> {
             },
         };
         connection.writer.send(&Frame::Hello(hello)).await?;
-        let accept = match connection.reader.next_message().await? {
+        let (answer, here) =
+            tokio::join!(connection.reader.next_message(), self.storage.find(copy.id));
+        let accept = match answer? {
             Frame::Accept(accept) => accept,
             other => return Err(unexpected(&connection.reader, other)),
         };
+        let here = here?.ok_or(VolumeError::NotFound(copy.id))?;
+        if here.standing() != copy.standing() {
+            return Err(VolumeError::NotPrimary {
+                id: copy.id,
+                role: here.role,
+                epoch: here.epoch,
+            });
+        }
         if accept.node != request.peer {
             let reason = format!("it is node {}, not {}", accept.node, request.peer);
             return Err(peer(request.to, reason));
@@ -140,7 +152,10 @@ impl Replicator<'_> {
         if to.is_some_and(|to| accept.snapshots.iter().any(|s| s.guid == to.guid)) {
             return Ok(Opening::Present);
         }
-        let from = base(&copy.snapshots, &accept.snapshots).map_err(|c| diverged(copy, c))?;
+        // The new snapshot may have been listed already; it is no base for itself.
+        let mut ours = here.snapshots;
+        ours.retain(|snapshot| snapshot.name != name);
+        let from = base(&ours, &accept.snapshots).map_err(|c| diverged(copy, c))?;
         let begin = Begin {
             from: from.as_ref().map(|from| from.guid),
             to: name.to_owned(),

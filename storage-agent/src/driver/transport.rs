@@ -14,6 +14,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::VolumeError,
@@ -73,14 +74,15 @@ pub(crate) async fn connect(
             limit: limits.connect,
         })?
         .map_err(|source| peer(to, format!("cannot connect: {source}")))?;
-    accept(stream, to, limits)
+    accept(stream, to, limits, CancellationToken::new())
 }
 
-/// Makes a connection of one that a listener has accepted.
+/// Makes a connection of one that a listener has accepted; `stop` ends its reading.
 pub(crate) fn accept(
     stream: TcpStream,
     peer_address: SocketAddr,
     limits: &TransferLimits,
+    stop: CancellationToken,
 ) -> Result<Connection, VolumeError> {
     stream.set_nodelay(true).map_err(|source| {
         peer(
@@ -88,10 +90,15 @@ pub(crate) fn accept(
             format!("cannot set up the connection: {source}"),
         )
     })?;
-    Ok(over(Box::new(stream), peer_address, limits))
+    Ok(over(Box::new(stream), peer_address, limits, stop))
 }
 
-fn over(stream: Box<dyn Stream>, address: SocketAddr, limits: &TransferLimits) -> Connection {
+fn over(
+    stream: Box<dyn Stream>,
+    address: SocketAddr,
+    limits: &TransferLimits,
+    stop: CancellationToken,
+) -> Connection {
     let (reader, writer) = split(stream);
     Connection {
         reader: FrameReader {
@@ -100,6 +107,7 @@ fn over(stream: Box<dyn Stream>, address: SocketAddr, limits: &TransferLimits) -
             address,
             silence: limits.silence,
             heard: Instant::now(),
+            stop,
         },
         writer: FrameWriter {
             stream: writer,
@@ -125,6 +133,8 @@ pub(crate) struct FrameReader {
     silence: Duration,
     /// When the peer last said something; kept over dropped calls of `next`.
     heard: Instant,
+    /// Cancelled when this agent ends: then as if the peer had gone.
+    stop: CancellationToken,
 }
 
 impl FrameReader {
@@ -138,8 +148,13 @@ impl FrameReader {
             }
             self.buffer.reserve(DATA_BYTES_MAX);
             let deadline = self.heard + self.silence;
-            let read = timeout_at(deadline, self.stream.read_buf(&mut self.buffer))
-                .await
+            let read = tokio::select! {
+                () = self.stop.cancelled() => {
+                    return Err(peer(self.address, "this agent is about to end"));
+                }
+                read = timeout_at(deadline, self.stream.read_buf(&mut self.buffer)) => read,
+            };
+            let read = read
                 .map_err(|_| VolumeError::Timeout {
                     what: format!("waiting for peer {} to say anything", self.address),
                     limit: self.silence,
@@ -165,6 +180,9 @@ impl FrameReader {
     /// Reads and forgets until the peer closes, for at most `limit`, so that what was last
     /// written to it is not lost to a reset.
     pub(crate) async fn drain(&mut self, limit: Duration) {
+        if self.stop.is_cancelled() {
+            return;
+        }
         let drained = timeout(limit, async {
             loop {
                 self.buffer.clear();

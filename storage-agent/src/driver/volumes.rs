@@ -24,7 +24,8 @@ use flocker_api::{
     name::{NodeName, VolumeId},
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     directory::Directory,
@@ -45,6 +46,9 @@ const SESSIONS_MAX: usize = 64;
 /// How long after a transfer old snapshots are destroyed: out of the way of a move's last
 /// steps, which follow one another faster.
 const TIDY_AFTER: Duration = Duration::from_secs(3);
+
+/// How long the receives that run when the agent ends may take to be undone.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// Where a node keeps its volumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +91,28 @@ pub(crate) struct Entry {
     pub(crate) progress: Progress,
     /// What each peer has acknowledged last since this agent started.
     acknowledged: Mutex<BTreeMap<NodeName, Guid>>,
+    /// The copy as the last replication found it: spares the next one a look before it begins.
+    /// Whatever changes role or epoch forgets it.
+    known: Mutex<Option<LocalCopy>>,
     /// A tidying is due.
     tidying: AtomicBool,
+}
+
+impl Entry {
+    /// Forgets what the copy was: it may be about to change.
+    pub(crate) fn forget(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn known(&self) -> Option<LocalCopy> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    fn learn(&self, copy: &LocalCopy) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(copy.clone());
+    }
 }
 
 impl Volumes {
@@ -192,6 +216,7 @@ impl Volumes {
     pub async fn create(&self, request: CreateVolume) -> Result<VolumeStatus, VolumeError> {
         let entry = self.entry(request.id);
         let _lock = entry.lock.lock().await;
+        entry.forget();
         let copies = self.storage().list().await?;
         if let Some(copy) = copies.iter().find(|c| c.id == request.id) {
             fresh(copy, request.epoch)?;
@@ -217,6 +242,7 @@ impl Volumes {
     pub async fn destroy(&self, id: VolumeId, epoch: Epoch) -> Result<(), VolumeError> {
         let entry = self.entry(id);
         let _lock = entry.lock.lock().await;
+        entry.forget();
         let Some(copy) = self.storage().find(id).await? else {
             return Ok(());
         };
@@ -251,8 +277,14 @@ impl Volumes {
     ) -> Result<ReplicateReply, VolumeError> {
         let entry = self.entry(id);
         let _lock = entry.lock.lock().await;
-        let copy = self.copy(id).await?;
+        let known = entry.known();
+        let known = known.filter(|copy| primary(copy, request.epoch).is_ok());
+        let copy = match known {
+            Some(copy) => copy,
+            None => self.copy(id).await?,
+        };
         primary(&copy, request.epoch)?;
+        entry.learn(&copy);
         let replicator = Replicator {
             node: self.node(),
             storage: self.storage(),
@@ -263,6 +295,9 @@ impl Volumes {
         let reply = replicator.run(&copy, &request, &name).await;
         // Also after a failure: each attempt leaves a snapshot.
         self.tidy_later(id);
+        if reply.is_err() {
+            entry.forget();
+        }
         let reply = reply?;
         let acknowledged = entry.acknowledged.lock();
         acknowledged
@@ -278,6 +313,7 @@ impl Volumes {
     pub async fn promote(&self, id: VolumeId, epoch: Epoch) -> Result<VolumeStatus, VolumeError> {
         let entry = self.entry(id);
         let _lock = entry.lock.lock().await;
+        entry.forget();
         let copy = self.copy(id).await?;
         fresh(&copy, epoch)?;
         if copy.epoch == epoch && copy.role == Role::Primary && copy.mounted_at.is_some() {
@@ -294,6 +330,7 @@ impl Volumes {
     pub async fn demote(&self, id: VolumeId, epoch: Epoch) -> Result<VolumeStatus, VolumeError> {
         let entry = self.entry(id);
         let _lock = entry.lock.lock().await;
+        entry.forget();
         let copy = self.copy(id).await?;
         fresh(&copy, epoch)?;
         if copy.epoch == epoch && copy.role == Role::Replica && copy.mounted_at.is_none() {
@@ -415,7 +452,8 @@ fn next_label(epoch: Epoch) -> String {
     Label { epoch, micros }.to_string()
 }
 
-/// Receives replication streams until `shutdown` resolves; running receives are then aborted.
+/// Receives replication streams until `shutdown` resolves; running receives are then aborted
+/// and waited for.
 ///
 /// # Errors
 /// When the listener fails for good.
@@ -427,6 +465,7 @@ pub async fn serve_replication(
     tokio::pin!(shutdown);
     let slots = Arc::new(Semaphore::new(SESSIONS_MAX));
     let mut sessions = JoinSet::new();
+    let stop = CancellationToken::new();
     loop {
         while sessions.try_join_next().is_some() {}
         let accepting = async {
@@ -434,7 +473,7 @@ pub async fn serve_replication(
             (listener.accept().await, slot)
         };
         let (accepted, slot) = tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => break,
             accepted = accepting => accepted,
         };
         let (stream, address) = match accepted {
@@ -446,7 +485,7 @@ pub async fn serve_replication(
                 continue;
             }
         };
-        match accept(stream, address, volumes.limits()) {
+        match accept(stream, address, volumes.limits(), stop.clone()) {
             Ok(connection) => {
                 let volumes = volumes.clone();
                 sessions.spawn(async move {
@@ -457,4 +496,11 @@ pub async fn serve_replication(
             Err(error) => tracing::warn!(%error, "a replication connection was not accepted"),
         }
     }
+    drop(listener);
+    stop.cancel();
+    let ended = async { while sessions.join_next().await.is_some() {} };
+    if timeout(END_MAX, ended).await.is_err() {
+        tracing::warn!("receives are still under way; they end with this agent");
+    }
+    Ok(())
 }
