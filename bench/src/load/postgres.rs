@@ -1,7 +1,8 @@
 //! One writer that inserts numbered rows into PostgreSQL through the edges' `tcp` route.
 //!
-//! Rows are due at a constant rate and are inserted one after another; the wait of a row counts
-//! from the moment at which it was due. A PostgreSQL session cannot be handed from one server
+//! A single writer is a closed loop by nature: it has one row under way. Rows are due at a
+//! constant rate; while one waits, no further row is due, so a pause shows as the wait of one
+//! row and not as a backlog that no such writer has. A PostgreSQL session cannot be handed from one server
 //! to another, so a move ends it; the writer then connects again at once, through the next
 //! edge, and repeats the row that was not acknowledged. That is what every driver's users do,
 //! and why the insert does nothing when the row is there already.
@@ -77,6 +78,7 @@ impl Writer {
             client: format!("w{:08x}", uuid::Uuid::new_v4().as_fields().0),
             origin: Instant::now(),
             ledger: Ledger::new(),
+            number: 0,
             edge: 0,
             session: None,
             opened: 0,
@@ -113,6 +115,8 @@ struct State {
     client: String,
     origin: Instant,
     ledger: Ledger,
+    /// The last row's number.
+    number: u64,
     /// The edge of the session, or of the next attempt.
     edge: usize,
     session: Option<Client>,
@@ -138,6 +142,7 @@ impl State {
             }
             if let Some(due) = self.schedule.next_due(self.origin.elapsed()) {
                 self.row(due).await;
+                self.schedule.skip_before(self.origin.elapsed());
             }
         }
         let took = self.origin.elapsed();
@@ -156,7 +161,8 @@ impl State {
 
     /// Inserts one row, however many sessions that takes.
     async fn row(&mut self, mut due: Due) {
-        let number = due.number + 1;
+        self.number += 1;
+        let number = self.number;
         let mut attempts = 0_u32;
         let end = self.origin.elapsed().max(due.intended) + self.config.answer_max;
         let outcome = loop {
@@ -183,8 +189,6 @@ impl State {
         if outcome == Outcome::Answered {
             self.rows.fetch_add(1, Ordering::Relaxed);
         }
-        // The writer is sequential: a row that is due while another waits is late by design,
-        // which is part of its latency and no fault of the generator.
         let edge = u8::try_from(self.edge).unwrap_or(u8::MAX);
         let ticket = self.ledger.begin(due, edge, number, due.intended);
         self.ledger.finish(ticket, outcome, self.origin.elapsed());

@@ -80,6 +80,13 @@ impl Schedule {
         })
     }
 
+    /// Leaves out what was due before a moment: for a client that is a closed loop by nature.
+    pub fn skip_before(&mut self, elapsed: Duration) {
+        let passed = elapsed.as_nanos() * u128::from(self.rate);
+        let first = u64::try_from(passed.div_ceil(1_000_000_000)).unwrap_or(u64::MAX);
+        self.issued = self.issued.max(first);
+    }
+
     /// When the next request is due.
     #[must_use]
     pub fn next_at(&self) -> Duration {
@@ -128,6 +135,17 @@ mod tests {
             .collect();
         assert_eq!(late, prompt);
         assert_eq!(late.len(), 22);
+    }
+
+    #[test]
+    fn what_is_skipped_was_due_before() {
+        let mut schedule = Schedule::new(10, Mix::default());
+        schedule.skip_before(Duration::from_millis(250));
+        assert_eq!(schedule.next_at(), Duration::from_millis(300));
+        schedule.skip_before(Duration::from_millis(300));
+        assert_eq!(schedule.next_at(), Duration::from_millis(300));
+        schedule.skip_before(Duration::ZERO);
+        assert_eq!(schedule.next_at(), Duration::from_millis(300));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     load::{Connection, Kind, Outcome, Sample},
     report::MoveReport,
-    scenario::Run,
+    scenario::{Run, Workload},
 };
 
 /// Height of a panel with all that belongs to it.
@@ -154,16 +154,20 @@ impl<'r> Panel<'r> {
 
     fn facts(&self) -> String {
         let moved = self.numbers;
-        let ms = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |ms| format!("{ms:.0}"));
+        let time = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), duration);
+        let what = match self.run.workload {
+            Workload::Notes => "requests",
+            Workload::Postgres => "rows",
+        };
         format!(
-            "{} requests, {} failed, longest wait {:.0} ms; held for {} ms, of which the app's own stop \
-             {} and start {}",
+            "{} {what}, {} failed, longest wait {}; held for {}, of which the app's own stop {} and \
+             start {}",
             thousands(moved.requests),
             moved.failed + moved.unanswered,
-            moved.longest_wait_ms,
-            ms(moved.pause_ms),
-            ms(moved.app_stop_ms),
-            ms(moved.app_start_ms),
+            duration(moved.longest_wait_ms),
+            time(moved.pause_ms),
+            time(moved.app_stop_ms),
+            time(moved.app_start_ms),
         )
     }
 
@@ -257,16 +261,20 @@ fn segment(canvas: &mut Canvas, class: &str, top: f64, x: (f64, f64), step: &Ste
     let width = (x.1 - x.0).max(0.8);
     let name = step.step.name().replace('_', " ");
     let ms = step.elapsed_ms.unwrap_or(0.0);
-    let time = if ms < 9.95 {
-        format!("{ms:.1}")
-    } else {
-        format!("{ms:.0}")
-    };
-    let full = format!("{name} {time} ms");
+    let full = format!("{name} {}", duration(ms));
     canvas.told_rect(class, [x.0, top, width, RIBBON], &full);
     let fits = |text: &&String| svg::text_width(text, 10.0) + 5.0 <= width;
     if let Some(text) = [&full, &name].into_iter().find(fits) {
         canvas.text("step mid", x.0 + width / 2.0, top + 11.0, text);
+    }
+}
+
+/// A time with as many digits as matter.
+fn duration(ms: f64) -> String {
+    match ms {
+        0.0..9.95 => format!("{ms:.1} ms"),
+        9.95..999.5 => format!("{ms:.0} ms"),
+        _ => format!("{:.2} s", ms / 1e3),
     }
 }
 

@@ -47,7 +47,7 @@ pub struct MoveArgs {
     /// How often each is moved: there, back, ...
     #[arg(long, default_value_t = 2)]
     pub moves: u32,
-    /// Requests or rows per second [default: 2000 for notes, 100 for postgres]
+    /// Requests or rows per second [default: 2000 for notes, 50 for postgres]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub rate: Option<u32>,
     /// Seconds of load before the first move and after each

@@ -117,7 +117,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The usual plan: 2,000 requests/s for notes, 100 rows/s for PostgreSQL.
+    /// The usual plan: 2,000 requests/s for notes, 50 rows/s for PostgreSQL.
     #[must_use]
     pub fn new(workload: Workload) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Plan {
             moves: 2,
             rate: match workload {
                 Workload::Notes => 2000,
-                Workload::Postgres => 100,
+                Workload::Postgres => 50,
             },
             warm_up: Duration::from_secs(3),
             settle: Duration::from_secs(3),
