@@ -337,6 +337,23 @@ proptest! {
 }
 
 #[test]
+fn keys_that_do_not_fit_into_a_slot_are_told_apart() {
+    for length in [45, 46, 47, 200] {
+        let host = |last: char| {
+            let labels = ["abcdefghi."; 30].concat();
+            format!("{}{last}", &labels[..length - 1])
+        };
+        let (a, b) = (host('a'), host('b'));
+        assert_eq!(a.len(), length);
+        let table = table(&[&format!("http:{a}"), &format!("https:{b}")]);
+        assert!(table.lookup_http(&a).is_some());
+        assert!(table.lookup_http(&b).is_none());
+        assert!(table.lookup_https(&b).is_some());
+        assert!(table.lookup_https(&a).is_none());
+    }
+}
+
+#[test]
 fn a_large_table_finds_every_route_through_changes() {
     let key = |number: usize| format!("http:h{number}.example.com");
     let keys: Vec<String> = (0..20_000).map(key).collect();
