@@ -29,6 +29,8 @@ const FAN: f64 = 22.0;
 const CELL: f64 = 2.0;
 /// How far the panel reaches beyond its move on either side, in s.
 const MARGIN: f64 = 1.0;
+/// So few cells are drawn larger.
+const FEW: usize = 1000;
 /// Opacity by the number of requests in a cell.
 const DENSITY: [(u32, f64); 4] = [(1, 0.5), (2, 0.65), (4, 0.82), (9, 1.0)];
 
@@ -236,7 +238,10 @@ impl<'r> Panel<'r> {
         }
         let mut cells: Vec<((Class, u16, u16), u32)> = cells.into_iter().collect();
         cells.sort_unstable();
+        // A few dots are drawn larger, else they are lost on the page.
+        let few = if cells.len() < FEW { " few" } else { "" };
         for class in Class::ALL {
+            let name = format!("{}{few}", class.name());
             for (number, (from, opacity)) in DENSITY.iter().enumerate() {
                 let below = DENSITY.get(number + 1).map_or(u32::MAX, |next| next.0);
                 let chosen = cells
@@ -248,7 +253,7 @@ impl<'r> Panel<'r> {
                         canvas.dot("bad", LEFT + f64::from(x), field + f64::from(y), 3.5);
                     }
                 } else {
-                    canvas.dots(class.name(), *opacity, (LEFT, field), &at);
+                    canvas.dots(&name, *opacity, (LEFT, field), &at);
                 }
             }
         }

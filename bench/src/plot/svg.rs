@@ -9,7 +9,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-se
 .title{font-size:17px;font-weight:600}.name{font-size:13.5px;font-weight:600}
 .note,.axis{font-size:11px}.step{font-size:10px}.hold{font-size:11px;font-weight:600}
 .end{text-anchor:end}.mid{text-anchor:middle}.grid{fill:none}.held{opacity:.13}.fan{opacity:.09}
-path.d{fill:none;stroke-width:2.4;stroke-linecap:round}
+path.d{fill:none;stroke-width:2.4;stroke-linecap:round}path.few{stroke-width:4.2}
 text{fill:#1c2530}.note,.axis{fill:#5b6877}.hold{fill:#7c5cff}
 .bg{fill:#ffffff;stroke:#d8dee6}.grid{stroke:#e6eaf0}.held,.fan{fill:#7c5cff}
 .s0{fill:#c7d3e3}.s1{fill:#dde5ef}.z0{fill:#cfc4ff}.z1{fill:#e4deff}

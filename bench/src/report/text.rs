@@ -62,16 +62,21 @@ pub fn render(report: &Report) -> String {
 }
 
 fn load_line(load: &LoadReport) -> String {
+    let cpu = load.keeping.cpu_us_per_request;
+    let cost = if cpu > 0.0 {
+        format!("; the generator took {cpu:.0} us of CPU for each")
+    } else {
+        String::new()
+    };
     format!(
-        "{} between moves: {} requests/s for {:.0} s, half within {:.2} ms, 99 of 100 within \
-         {:.1} ms; {} connections opened; the generator took {:.0} us of CPU for a request\n",
+        "{} between moves: {} a second for {:.0} s, half within {:.2} ms, 99 of 100 within \
+         {:.1} ms; {} connections opened{cost}\n",
         load.app,
         load.rate,
         load.seconds,
         load.usual_p50_ms,
         load.usual_p99_ms,
         load.connections_opened,
-        load.keeping.cpu_us_per_request,
     )
 }
 
