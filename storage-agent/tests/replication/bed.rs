@@ -63,12 +63,15 @@ pub fn on_zfs(test: &str, story: Story) {
         return;
     }
     if env::var_os(INSIDE).is_none() {
+        // Outside, because mounts would be in the way of its removal inside after a failure.
+        let place = tempfile::tempdir().unwrap();
         // A process namespace, because its end is the end of every process in it.
         let status = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--include-ignored"])
             .env(INSIDE, "1")
+            .env("TMPDIR", place.path())
             .status()
             .expect("unshare of util-linux is there");
         assert!(
