@@ -13,14 +13,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{Edge, EdgeError, Mail};
 use crate::logic::{
-    gate::{Gate, GateError, HoldSummary, Quiet},
+    gate::{
+        Gate, GateError, HoldSummary, Quiet,
+        pace::{self, Pace},
+    },
     session::Table,
 };
 
-/// So many of the parked go at once at a resume; each further batch is twice as large.
-const RELEASE_FIRST: usize = 128;
-/// Time between two batches.
-const RELEASE_EVERY: Duration = Duration::from_millis(2);
 /// How often the workers are told again of a quiesce: what was an HTTP request may have become
 /// a tunnel meanwhile.
 const QUIESCE_AGAIN: Duration = Duration::from_millis(200);
@@ -230,22 +229,20 @@ impl Edge {
             holds.push(report(key, &hold));
         }
         for (_, gate) in gates {
-            self.deliver(gate.release(RELEASE_FIRST));
+            let mut pace = Pace::default();
+            self.deliver(gate.release(pace.turn(gate.in_flight())));
             if gate.is_closed() {
-                tokio::spawn(Arc::clone(self).release(Arc::clone(gate)));
+                tokio::spawn(Arc::clone(self).release(Arc::clone(gate), pace));
             }
         }
         Ok(holds)
     }
 
-    /// Lets the parked go in batches that grow, so that an app that has just started is not
-    /// met by all of them at once, and everyone is on the way soon all the same.
-    async fn release(self: Arc<Self>, gate: Arc<Gate>) {
-        let mut batch = RELEASE_FIRST;
+    /// Lets the rest of the parked go, paced.
+    async fn release(self: Arc<Self>, gate: Arc<Gate>, mut pace: Pace) {
         while gate.is_draining() {
-            sleep(RELEASE_EVERY).await;
-            batch = batch.saturating_mul(2);
-            self.deliver(gate.release(batch));
+            sleep(pace::TURN).await;
+            self.deliver(gate.release(pace.turn(gate.in_flight())));
         }
     }
 }

@@ -21,6 +21,7 @@
 #[cfg(flocker_loom)]
 #[cfg(test)]
 mod loom;
+pub mod pace;
 mod place;
 mod terms;
 #[cfg(not(flocker_loom))]
