@@ -239,3 +239,25 @@ async fn each_lost_answer_is_made_up_for() {
         control.stop().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_runs_and_is_not_ready_yet_does_not_count_as_serving() {
+    let cluster = Cluster::empty();
+    cluster
+        .world
+        .script(|call, _| call.is("start").then_some(Fault::FreezeAfter));
+    let control = cluster.control();
+    control.start();
+    deploy(&control, "notes:1", "n1").await;
+    let seen_running = cluster.until(|_, _| {
+        control.status().nodes.iter().any(|node| {
+            let mut containers = node.status.iter().flat_map(|status| &status.containers);
+            containers.any(|container| container.state == ContainerState::Running)
+        })
+    });
+    assert!(seen_running.await, "{:#?}", control.status());
+    let status = control.app(&notes()).unwrap();
+    assert_eq!(status.phase, AppPhase::Starting);
+    let reason = status.reason.unwrap_or_default();
+    assert!(reason.contains("not ready yet"), "{reason}");
+}

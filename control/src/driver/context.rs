@@ -187,6 +187,8 @@ pub struct Claims {
 #[derive(Debug, Default)]
 struct ClaimsInner {
     taken: BTreeSet<AppName>,
+    /// Those of the taken whose container is being started.
+    starting: BTreeSet<AppName>,
     touched: Touched,
 }
 
@@ -219,6 +221,11 @@ impl Claims {
         }
     }
 
+    /// The apps whose container is being started and has not said yet that it is ready.
+    pub(crate) fn starting(&self) -> BTreeSet<AppName> {
+        self.lock().starting.clone()
+    }
+
     /// Something was done for an app just now.
     pub(crate) fn touch(&self, app: &AppName) {
         let now_ms = self.clock.now_ms();
@@ -242,9 +249,18 @@ pub struct Claim {
     app: AppName,
 }
 
+impl Claim {
+    /// Says that its app is being started, until the claim is let go.
+    pub(crate) fn starts(&self) {
+        self.claims.lock().starting.insert(self.app.clone());
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.claims.touch(&self.app);
-        self.claims.lock().taken.remove(&self.app);
+        let mut inner = self.claims.lock();
+        inner.starting.remove(&self.app);
+        inner.taken.remove(&self.app);
     }
 }

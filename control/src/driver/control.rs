@@ -125,9 +125,10 @@ impl Control {
                 observed_ms: whole_ms(seen.observed_ms),
             })
         });
-        let apps = state.apps.keys();
-        let apps = apps
-            .filter_map(|name| report::app_status(&state, &observed, &reconciled.troubles, name));
+        let starting = self.context.claims.starting();
+        let apps = state.apps.keys().filter_map(|name| {
+            report::app_status(&state, &observed, &reconciled.troubles, &starting, name)
+        });
         ClusterStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             problems: report::problems(
@@ -152,7 +153,8 @@ impl Control {
         let state = self.context.ledger.state();
         let observed = self.context.observations.current();
         let troubles = self.context.reconciled().troubles.clone();
-        let status = report::app_status(&state, &observed, &troubles, name);
+        let starting = self.context.claims.starting();
+        let status = report::app_status(&state, &observed, &troubles, &starting, name);
         status.ok_or_else(|| Refusal::UnknownApp(name.clone()))
     }
 

@@ -151,6 +151,9 @@ async fn at_app(control: Arc<Control>, claim: Claim, known: Arc<AppRecord>, acti
     }
     let (result, node) = match action {
         Action::App { node, what, .. } => {
+            if matches!(what, AppAction::StartContainer(..)) {
+                claim.starts();
+            }
             let result = perform(context, name, &node, &what).await;
             let result = result.map_err(|error| {
                 let message = format!("cannot {} on node {node}: {}", what.name(), error.message);

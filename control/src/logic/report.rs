@@ -1,6 +1,6 @@
 //! State and observations as the API shows them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flocker_api::{
     app::App,
@@ -172,12 +172,14 @@ fn reason(the_move: &Move, state: MoveState, doing: &Doing) -> Option<String> {
     }
 }
 
-/// An app as the API shows it; `None` when it is deleted.
+/// An app as the API shows it; `None` when it is deleted. `starting`: the apps that were told
+/// to start and have not said yet that they are ready.
 #[must_use]
 pub fn app_status(
     state: &State,
     observed: &Observed,
     troubles: &Troubles,
+    starting: &BTreeSet<AppName>,
     name: &AppName,
 ) -> Option<AppStatus> {
     let record = state
@@ -185,7 +187,7 @@ pub fn app_status(
         .get(name)
         .filter(|record| record.life != Life::Deleted)?;
     let primary = state.primaries.get(name)?;
-    let (phase, reason) = phase(state, observed, troubles, record, primary);
+    let (phase, reason) = phase(state, observed, troubles, starting, record, primary);
     Some(AppStatus {
         app: App::clone(&record.app),
         node: primary.node.clone(),
@@ -200,6 +202,7 @@ fn phase(
     state: &State,
     observed: &Observed,
     troubles: &Troubles,
+    being_started: &BTreeSet<AppName>,
     record: &AppRecord,
     primary: &Primary,
 ) -> (AppPhase, Option<String>) {
@@ -235,6 +238,9 @@ fn phase(
             return starting(&format!(
                 "its container exited with {code} and is started again"
             ));
+        }
+        Some(ContainerState::Running) if being_started.contains(name) => {
+            return starting("its container runs and is not ready yet");
         }
         Some(ContainerState::Running) => {}
     }
