@@ -417,10 +417,19 @@ pub async fn a_full_receiver_is_told_apart_and_nothing_is_left(bed: &mut Bed) {
     let (a, b) = (&bed.a, &bed.b);
     let id = a.create("notes").await;
     fs::write(a.path(id).await.join("big"), Dice(2).bytes(64 << 20)).unwrap();
-    run("zfs", &["create", "-o", "reservation=940M", "poolb/hog"]);
+    // Never mounted: to destroy or unmount it at once may find it busy on zfs-fuse.
+    let hog = [
+        "create",
+        "-o",
+        "canmount=off",
+        "-o",
+        "reservation=940M",
+        "poolb/hog",
+    ];
+    run("zfs", &hog);
     let body = ErrorBody::from(a.replicate(id, 1, b).await.unwrap_err());
     assert_eq!(body.code, ErrorCode::NoSpace, "{}", body.message);
     assert!(b.snapshots(id).await.is_empty());
-    run("zfs", &["destroy", "poolb/hog"]);
+    run("zfs", &["set", "reservation=none", "poolb/hog"]);
     assert!(a.replicate(id, 1, b).await.unwrap().full);
 }
