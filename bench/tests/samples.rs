@@ -1,31 +1,17 @@
 //! Every sample file in `config/` is what its program takes, and what is wrong is named.
 
+mod files;
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use files::files;
 use flocker_api::control::SourceFile;
 
 fn folder(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(files(&path, ending));
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == ending)
-        {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
 }
 
 /// Loads a file by the program that its name says.

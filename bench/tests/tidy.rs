@@ -1,10 +1,14 @@
 //! House rules that no compiler checks, checked on the files themselves.
 
+mod files;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
+
+use files::files;
 
 const CRATES: [&str; 5] = ["proxy", "storage-agent", "control", "control/api", "bench"];
 /// Lines of a file without its tests; past these it is split, or its `//!` says why not.
@@ -13,28 +17,6 @@ const LINES_MAX: usize = 600;
 fn root() -> PathBuf {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     bench.parent().unwrap_or(bench).to_owned()
-}
-
-/// Files with this ending under a folder, without what builds leave there.
-fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(folder) else {
-        return found;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name();
-        if path.is_dir() && name != "target" && name != ".git" {
-            found.extend(files(&path, ending));
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == ending)
-        {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
 }
 
 fn sources() -> Vec<(PathBuf, String)> {

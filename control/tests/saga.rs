@@ -100,18 +100,24 @@ async fn control_killed_at_every_commit() {
             begin(&control).await;
             timeout(LONG, store.dead.notified()).await.unwrap();
             control.stop().await;
-            if loses == Loses::Unsynced {
-                cluster.store.crash();
-            }
-            let state = cluster.finish().await;
-            assert_eq!(
-                state.primaries[&notes()].node,
-                node_name("n2"),
-                "{loses:?} {good}"
-            );
-            assert_eq!(cluster.world.lock().failed, 0, "{loses:?} {good}");
+            a_fresh_control_ends_it(&cluster, loses, "n2", good).await;
         }
     }
+}
+
+/// After a death at the commit that follows `good` ones, the app ends up on `node` and none of
+/// its requests has failed.
+async fn a_fresh_control_ends_it(cluster: &Cluster, loses: Loses, node: &str, good: usize) {
+    if loses == Loses::Unsynced {
+        cluster.store.crash();
+    }
+    let state = cluster.finish().await;
+    assert_eq!(
+        state.primaries[&notes()].node,
+        node_name(node),
+        "{loses:?} {good}"
+    );
+    assert_eq!(cluster.world.lock().failed, 0, "{loses:?} {good}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,16 +137,7 @@ async fn control_killed_at_every_commit_of_an_undo() {
                 () = store.dead.notified() => None,
             };
             control.stop().await;
-            if loses == Loses::Unsynced {
-                cluster.store.crash();
-            }
-            let state = cluster.finish().await;
-            assert_eq!(
-                state.primaries[&notes()].node,
-                node_name("n1"),
-                "{loses:?} {good}"
-            );
-            assert_eq!(cluster.world.lock().failed, 0, "{loses:?} {good}");
+            a_fresh_control_ends_it(&cluster, loses, "n1", good).await;
             if undone.is_some() {
                 assert!(good > 10, "the undo takes commits too");
                 break;

@@ -1,5 +1,7 @@
 //! Two agents, the real program, with directory storage and the process runtime: the story
 //! of a move as the control service would tell it, and what is refused on the way.
+//!
+//! It is long because it holds one bed and the stories told on it.
 
 #![expect(clippy::disallowed_methods, reason = "the test bed starts programs")]
 

@@ -1,4 +1,6 @@
 //! Gate verbs while traffic flows: nothing fails, nothing slips through, nothing is forgotten.
+//!
+//! It is long because it holds a story per promise of the gate.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,6 @@
 //! An edge, clients that speak bytes, and upstreams that a test plays itself.
+//!
+//! It is long because it holds all that the stories play with, in one place.
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -1,4 +1,6 @@
 //! HTTP/1.1 through the edge: framing, persistence, bodies, upstreams that fail.
+//!
+//! It is long because it holds a story per rule of HTTP/1.1.
 
 use std::{
     io::{Read, Write},
