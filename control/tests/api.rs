@@ -157,11 +157,10 @@ async fn gates_and_routes_reach_all_edges() {
         .iter()
         .map(|edge| edge.result.as_ref().unwrap_err().code);
     assert!(codes.into_iter().all(|code| code == ErrorCode::NotPaused));
-    let route = Route {
-        key: "tcp:9".parse().unwrap(),
-        upstreams: vec!["127.0.1.1:8081".parse().unwrap()],
-        on_move: flocker_api::route::OnMove::Close,
-    };
+    let route = Route::new(
+        "tcp:9".parse().unwrap(),
+        ["127.0.1.1:8081".parse().unwrap()],
+    );
     let change = Transaction {
         against: None,
         operations: vec![Operation::Add { route }],

@@ -5,7 +5,7 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
-use flocker_api::route::{OnMove, Operation, Route, Transaction};
+use flocker_api::route::{Operation, Route, Transaction};
 use flocker_proxy::logic::table::RouteTable;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -19,13 +19,12 @@ fn host(number: usize) -> String {
 
 fn put(number: usize, port: u16) -> Operation {
     Operation::Put {
-        route: Route {
-            key: format!("http:{}", host(number))
+        route: Route::new(
+            format!("http:{}", host(number))
                 .parse()
                 .expect("letters, digits and dots"),
-            upstreams: vec![([10, 0, 0, 1], port).into()],
-            on_move: OnMove::Close,
-        },
+            [([10, 0, 0, 1], port).into()],
+        ),
     }
 }
 

@@ -136,6 +136,23 @@ pub struct Route {
     pub on_move: OnMove,
 }
 
+impl Route {
+    /// A route with the defaults of everything but these.
+    pub fn new(key: RouteKey, upstreams: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            key,
+            upstreams: upstreams.into_iter().collect(),
+            on_move: OnMove::default(),
+        }
+    }
+
+    /// The same route with this fate of its opaque sessions.
+    #[must_use]
+    pub fn with_on_move(self, on_move: OnMove) -> Self {
+        Self { on_move, ..self }
+    }
+}
+
 /// One operation of a [`Transaction`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]

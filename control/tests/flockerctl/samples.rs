@@ -208,11 +208,11 @@ pub(crate) fn an_undone_move(revision: u64, undone: bool) -> MoveStatus {
 /// A table with two routes.
 pub(crate) fn table(upstream: &str, parked: u64) -> RouteTable {
     let route = |key: &str, on_move: OnMove, gate: GateStatus| RouteStatus {
-        route: Route {
-            key: key.parse().expect("it is a key"),
-            upstreams: vec![upstream.parse().expect("it is an address")],
-            on_move,
-        },
+        route: Route::new(
+            key.parse().expect("it is a key"),
+            [upstream.parse().expect("it is an address")],
+        )
+        .with_on_move(on_move),
         gate,
         requests: 12_345,
         failed: 2,

@@ -209,11 +209,7 @@ impl Cluster {
         node.containers.insert(notes(), container);
         let upstream = (node.address, 8081).into();
         for edge in inner.edges.values_mut() {
-            let route = Route {
-                key: key(),
-                upstreams: vec![upstream],
-                on_move: OnMove::Close,
-            };
+            let route = Route::new(key(), [upstream]);
             edges::put(edge, route);
         }
         drop(inner);

@@ -162,11 +162,7 @@ impl Edge {
     }
 
     pub(crate) fn route_on_move(&self, key: &str, upstreams: &[SocketAddr], on_move: OnMove) {
-        let route = Route {
-            key: parse(key),
-            upstreams: upstreams.to_vec(),
-            on_move,
-        };
+        let route = Route::new(parse(key), upstreams.iter().copied()).with_on_move(on_move);
         self.apply(vec![Operation::Put { route }]).unwrap();
     }
 

@@ -454,17 +454,13 @@ fn a_port_is_listened_on_as_long_as_its_route_is_there() {
 fn a_port_that_is_taken_refuses_the_transaction_by_name() {
     use flocker_api::{
         ErrorCode,
-        route::{OnMove, Operation, Route},
+        route::{Operation, Route},
     };
     let relay = Relay::start();
     let (address, key) = relay.edge.tcp(1);
     let _taken = std::net::TcpListener::bind(address).unwrap();
     let add = |key: &str| Operation::Add {
-        route: Route {
-            key: key.parse().unwrap(),
-            upstreams: vec![relay.upstream.address],
-            on_move: OnMove::Close,
-        },
+        route: Route::new(key.parse().unwrap(), [relay.upstream.address]),
     };
     let before = relay.edge.status();
     let error = relay

@@ -252,10 +252,12 @@ fn routes_to_target(the_move: &Move) -> Result<Vec<Route>, ErrorBody> {
         let message = format!("the address of {} is not known", header.to);
         return Err(ErrorBody::new(ErrorCode::Internal, message));
     };
-    let routes = header.app.routes.iter().map(|route| Route {
-        key: route.key.clone(),
-        upstreams: vec![SocketAddr::new(target.apps, route.port)],
-        on_move: route.on_move,
+    let routes = header.app.routes.iter().map(|route| {
+        Route::new(
+            route.key.clone(),
+            [SocketAddr::new(target.apps, route.port)],
+        )
+        .with_on_move(route.on_move)
     });
     Ok(routes.collect())
 }

@@ -469,10 +469,9 @@ impl AppView<'_> {
 
 /// The routes of an app as they shall be, given the address of its node.
 pub(super) fn routes_of(record: &AppRecord, address: IpAddr) -> impl Iterator<Item = Route> {
-    record.app.routes.iter().map(move |route| Route {
-        key: route.key.clone(),
-        upstreams: vec![SocketAddr::new(address, route.port)],
-        on_move: route.on_move,
+    record.app.routes.iter().map(move |route| {
+        Route::new(route.key.clone(), [SocketAddr::new(address, route.port)])
+            .with_on_move(route.on_move)
     })
 }
 

@@ -207,11 +207,7 @@ fn container(state: ContainerState) -> ContainerStatus {
 
 fn route(upstream: &str) -> RouteStatus {
     RouteStatus {
-        route: Route {
-            key: key(),
-            upstreams: vec![upstream.parse().unwrap()],
-            on_move: flocker_api::route::OnMove::Close,
-        },
+        route: Route::new(key(), [upstream.parse().unwrap()]),
         gate: GateStatus {
             state: GateState::Open,
             token: Token(0),

@@ -8,7 +8,7 @@ use std::{
 
 use flocker_api::{
     gate::{HoldLimits, Retarget, Token},
-    route::{OnMove, Operation, Route, Transaction},
+    route::{Operation, Route, Transaction},
 };
 
 use super::{
@@ -84,11 +84,7 @@ impl Rig {
     fn new() -> Self {
         let bell: Arc<dyn Bell> = Arc::new(Silent);
         let route = |key: &str| Operation::Add {
-            route: Route {
-                key: key.parse().unwrap(),
-                upstreams: vec![first()],
-                on_move: OnMove::Close,
-            },
+            route: Route::new(key.parse().unwrap(), [first()]),
         };
         let transaction = Transaction {
             against: None,

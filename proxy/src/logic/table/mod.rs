@@ -224,9 +224,8 @@ impl<G: Clone> RouteTable<G> {
             check_upstreams(key, upstreams)?;
             let entry = Entry {
                 route: Route {
-                    key: key.clone(),
                     upstreams: upstreams.clone(),
-                    on_move: there.route.on_move,
+                    ..there.route.clone()
                 },
                 gate: there.gate.clone(),
             };

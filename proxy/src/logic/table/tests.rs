@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flocker_api::route::OnMove;
 use proptest::prelude::*;
 
 use super::*;
@@ -16,14 +15,10 @@ fn counter() -> impl FnMut(&RouteKey) -> Gate {
 }
 
 fn route(key: &str, upstreams: &[&str]) -> Route {
-    Route {
-        key: key.parse().unwrap(),
-        upstreams: upstreams
-            .iter()
-            .map(|address| address.parse().unwrap())
-            .collect(),
-        on_move: OnMove::Close,
-    }
+    Route::new(
+        key.parse().unwrap(),
+        upstreams.iter().map(|address| address.parse().unwrap()),
+    )
 }
 
 fn add(key: &str) -> Operation {

@@ -62,11 +62,7 @@ pub(crate) struct RouteCli<'c> {
 }
 
 fn route(to: RouteTo, on_move: OnMove) -> Route {
-    Route {
-        key: to.key,
-        upstreams: to.to,
-        on_move: to.on_move.unwrap_or(on_move),
-    }
+    Route::new(to.key, to.to).with_on_move(to.on_move.unwrap_or(on_move))
 }
 
 /// The `on_move` that a route has, so that a change of its upstreams leaves it as it is.
