@@ -8,7 +8,7 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # Options for the demo, as in `make demo DEMO="--bed loopback"`.
 DEMO ?=
 
-.PHONY: help demo test lint loom deny programs packages
+.PHONY: help demo test lint loom fuzz deny programs packages
 
 help: ## Lists these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,11 +33,15 @@ programs: ## Builds the programs that the tests start
 
 lint: ## Formatting, clippy, rustdoc: without a warning
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 
 loom: ## The edge's gate under every interleaving that matters
 	RUSTFLAGS="--cfg flocker_loom" $(CARGO) test --package flocker-proxy --lib --target-dir target/loom gate::loom
+
+fuzz: packages ## The parsers of what comes from outside, FUZZ_SECONDS each (default 20)
+	scripts/fuzz
 
 deny: ## Licences, bans and sources of dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
