@@ -74,6 +74,14 @@ impl Pool {
         None
     }
 
+    /// Whether a certain connection has said nothing after all: what has come on it is of
+    /// concern to nobody but its stream.
+    pub fn is_silent(&mut self, address: SocketAddr, id: usize) -> bool {
+        let list = self.idle.get_mut(&address).into_iter().flatten();
+        let mut found = list.filter(|upstream| upstream.id == id);
+        found.any(|upstream| upstream.conn.stream.is_silent())
+    }
+
     /// Takes out a certain connection.
     pub fn remove(&mut self, address: SocketAddr, id: usize) -> Option<Upstream> {
         let list = self.idle.get_mut(&address)?;

@@ -13,17 +13,16 @@
 //! * A short read means that the socket is empty, unless its peer has announced the end.
 
 mod outq;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io::{self, Read, Write},
-    net::Shutdown,
-    os::fd::OwnedFd,
-};
+use std::{io, os::fd::OwnedFd};
 
 use mio::net::TcpStream;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+pub use self::stream::{Got, Stream};
 
 /// A read of at least this many bytes counts as streaming.
 pub const STREAM_READ: usize = 32 << 10;
@@ -39,11 +38,11 @@ const PIPE_BYTES_MIN: usize = 64 << 10;
 /// Most bytes of one read after a write was cut short: a slow reader shall not fill memory.
 const SLOW_READ: usize = 32 << 10;
 
-/// A connected socket and what is known of it.
+/// A connection and what is known of it.
 #[derive(Debug)]
 pub struct Conn {
-    /// The socket.
-    pub stream: TcpStream,
+    /// The socket, or what stands in for one.
+    pub stream: Stream,
     /// A read may find something.
     pub readable: bool,
     /// A write may find room.
@@ -67,7 +66,7 @@ impl Conn {
     #[must_use]
     pub fn new(stream: TcpStream, writable: bool) -> Self {
         Self {
-            stream,
+            stream: Stream::Tcp(stream),
             readable: false,
             writable,
             hangup: false,
@@ -86,14 +85,13 @@ impl Conn {
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {
-                Ok(0) => {
+                Ok(Got { count: 0, .. }) => {
                     self.eof = true;
                     self.readable = false;
                     return Ok(Some(0));
                 }
-                Ok(count) => {
-                    // A short read has emptied the socket; what comes later is a new edge.
-                    if count < buffer.len() && !self.hangup {
+                Ok(Got { count, more }) => {
+                    if !more && !self.hangup {
                         self.readable = false;
                     }
                     return Ok(Some(count));
@@ -114,7 +112,25 @@ impl Conn {
     /// Bytes that the kernel has taken from us and the peer has not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> u32 {
-        outq::bytes(&self.stream).unwrap_or(0)
+        self.stream.unacknowledged()
+    }
+
+    /// Bytes that were written and that the kernel does not have yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.stream.pending()
+    }
+
+    /// Gives the kernel what is pending.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.writable && self.stream.pending() > 0 {
+            self.stream.flush()?;
+            self.writable = self.stream.pending() == 0;
+        }
+        Ok(())
     }
 
     /// Writes what it can.
@@ -122,12 +138,13 @@ impl Conn {
     /// # Errors
     /// As the kernel says.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.flush()?;
         let mut done = 0;
         while done < bytes.len() && self.writable {
             match self.stream.write(&bytes[done..]) {
                 Ok(count) => {
                     done += count;
-                    if done < bytes.len() {
+                    if done < bytes.len() || self.stream.pending() > 0 {
                         self.writable = false;
                     }
                 }
@@ -192,6 +209,7 @@ impl Flow {
     /// # Errors
     /// As the kernel says; nothing more can be written then.
     pub fn flush(&mut self, to: &mut Conn, pipes: &mut Pipes) -> io::Result<u64> {
+        to.flush()?;
         if !self.out.is_empty() && to.writable {
             self.out_done += to.write(&self.out[self.out_done..])?;
             if self.out_done == self.out.len() {
@@ -209,22 +227,21 @@ impl Flow {
             pipes.put(pipe);
         }
         if to.finish && !to.shut && self.is_empty() {
-            to.shut = true;
-            // Fails only if the peer is gone already, which reading tells as well.
-            drop(to.stream.shutdown(Shutdown::Write));
+            to.stream.finish();
+            to.shut = to.pending() == 0;
         }
         Ok(moved)
     }
 
     /// Pipe to socket, until it is empty or the socket is full.
     fn drain(&mut self, to: &mut Conn) -> io::Result<u64> {
-        let Some(pipe) = &mut self.pipe else {
+        let (Some(pipe), Some(socket)) = (&mut self.pipe, to.stream.bare()) else {
             return Ok(0);
         };
         let mut moved = 0;
         while pipe.held > 0 && to.writable {
             let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-            match splice(&pipe.read, None, &to.stream, None, pipe.held, flags) {
+            match splice(&pipe.read, None, socket, None, pipe.held, flags) {
                 Ok(count) => {
                     pipe.held = pipe.held.saturating_sub(count);
                     moved += count as u64;
@@ -283,7 +300,7 @@ pub fn pump(
         if left == 0 {
             break Stop::Complete;
         }
-        if !flow.is_empty() {
+        if !flow.is_empty() || to.pending() > 0 {
             break Stop::Blocked;
         }
         if from.eof {
@@ -296,7 +313,8 @@ pub fn pump(
             break Stop::Budget;
         }
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let step = match flow.streak >= STREAK {
+        let bare = from.stream.bare().is_some() && to.stream.bare().is_some();
+        let step = match bare && flow.streak >= STREAK {
             true => fill(from, flow, left, tools),
             false => copy(from, to, flow, left, tools),
         };
@@ -352,20 +370,14 @@ fn fill(from: &mut Conn, flow: &mut Flow, left: usize, tools: &mut Tools<'_>) ->
     if flow.pipe.is_none() {
         flow.pipe = tools.pipes.take();
     }
-    let Some(pipe) = &mut flow.pipe else {
+    let (Some(pipe), Some(socket)) = (&mut flow.pipe, from.stream.bare()) else {
         // No pipe to be had: two more large reads before the next try.
         flow.streak = 0;
         return Ok(0);
     };
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    match splice(
-        &from.stream,
-        None,
-        &pipe.write,
-        None,
-        PIPE_BYTES.min(left),
-        flags,
-    ) {
+    let most = PIPE_BYTES.min(left);
+    match splice(socket, None, &pipe.write, None, most, flags) {
         Ok(0) => {
             from.eof = true;
             from.readable = false;

@@ -98,8 +98,8 @@ impl Bed {
     /// Until the socket that is waited for is ready, or for a moment.
     fn wait(&self) {
         let mut ready = [match self.flow.is_empty() {
-            true => PollFd::new(&self.from.stream, PollFlags::IN),
-            false => PollFd::new(&self.to.stream, PollFlags::OUT),
+            true => PollFd::new(self.from.stream.socket().unwrap(), PollFlags::IN),
+            false => PollFd::new(self.to.stream.socket().unwrap(), PollFlags::OUT),
         }];
         let moment = Timespec {
             tv_sec: 0,

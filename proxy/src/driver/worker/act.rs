@@ -11,7 +11,10 @@ use super::{
     token,
 };
 use crate::{
-    driver::{pool::Upstream, relay::Conn},
+    driver::{
+        pool::Upstream,
+        relay::{Conn, Flow, Pipes},
+    },
     logic::{
         gate::Seat,
         session::{Action, ConnectFailure, Cx, Ending, Event, Reuse, Side},
@@ -98,9 +101,9 @@ impl Worker {
         within: Duration,
     ) {
         while reuse != Reuse::Never
-            && let Some(upstream) = self.pool.take(to, self.now)
+            && let Some(mut upstream) = self.pool.take(to, self.now)
         {
-            let alive = reuse == Reuse::Any || is_silent(&upstream.conn);
+            let alive = reuse == Reuse::Any || upstream.conn.stream.is_silent();
             if alive {
                 self.upstreams[upstream.id] = Owner::Session(index);
                 self.counters.reuses.inc();
@@ -143,16 +146,17 @@ impl Worker {
     }
 
     fn keep(&mut self, slot: &mut Slot) {
-        let clean = slot.flows[Side::Upstream as usize].is_empty();
+        let mut clean = slot.flows[Side::Upstream as usize].is_empty();
         let Some(mut upstream) = slot.upstream.take() else {
             return;
         };
         let conn = &mut upstream.conn;
         let mut alive = !(conn.eof || conn.hangup || conn.failed || conn.shut || conn.finish);
         alive &= !conn.surplus;
+        clean &= conn.pending() == 0;
         // Bytes that nobody asked for would be taken for the next response.
         if conn.readable && alive {
-            alive = is_silent(conn);
+            alive = conn.stream.is_silent();
             conn.readable = false;
         }
         if !(clean && alive) || self.drain_until.is_some() {
@@ -190,30 +194,21 @@ impl Worker {
         else {
             return;
         };
-        let [down, up] = flows;
-        let gone = down.flush(downstream, &mut self.pipes).is_err();
-        if gone {
-            down.clear(&mut self.pipes);
-        }
-        if let Some(upstream) = upstream {
-            let failed = up.flush(&mut upstream.conn, &mut self.pipes).is_err();
-            if failed || upstream.connecting {
-                up.clear(&mut self.pipes);
-            }
-        } else {
-            up.clear(&mut self.pipes);
-        }
-        if !(down.is_empty() && up.is_empty()) {
+        let (gone, left) = deliver(downstream, upstream.as_mut(), flows, &mut self.pipes);
+        if left > 0 {
             return;
         }
         if closing.ending == Ending::Linger {
             if let Some(upstream) = upstream.take() {
-                self.upstreams.try_remove(upstream.id);
+                self.close_upstream(upstream);
             }
             session.delivered();
         }
         match closing.ending {
-            Ending::Clean => *done = true,
+            Ending::Clean => {
+                downstream.stream.part();
+                *done = true;
+            }
             Ending::Reset(side) => {
                 let conn = match (side, upstream) {
                     (Side::Upstream, Some(upstream)) => &upstream.conn,
@@ -224,10 +219,8 @@ impl Worker {
                     *again_at = Some((self.now + RESET_POLL).min(closing.by));
                     return;
                 }
-                // Without it the peer sees an end where there was a break. Fails only on a
-                // socket that is gone already.
-                let socket = socket2::SockRef::from(&conn.stream);
-                drop(socket.set_linger(Some(Duration::ZERO)));
+                // Without it the peer sees an end where there was a break.
+                conn.stream.reset();
                 *done = true;
             }
             Ending::Linger if gone => *done = true,
@@ -235,7 +228,7 @@ impl Worker {
                 if !downstream.shut {
                     downstream.finish = true;
                     // Nothing is left to be written, so this only shuts.
-                    drop(down.flush(downstream, &mut self.pipes));
+                    drop(flows[0].flush(downstream, &mut self.pipes));
                 }
                 while downstream.readable && !downstream.eof {
                     match downstream.read(&mut self.buffer) {
@@ -248,19 +241,31 @@ impl Worker {
                         return;
                     }
                 }
-                *done |= downstream.eof;
+                *done |= downstream.eof && downstream.shut;
             }
         }
     }
 }
 
-/// Whether nothing has come on an idle connection; an end would be something.
-fn is_silent(conn: &Conn) -> bool {
-    let mut byte = [0; 1];
-    matches!(
-        conn.stream.peek(&mut byte),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock
-    )
+/// Writes what is on its way to both sides; whether the client is gone, and how much is left.
+fn deliver(
+    downstream: &mut Conn,
+    upstream: Option<&mut Upstream>,
+    [down, up]: &mut [Flow; 2],
+    pipes: &mut Pipes,
+) -> (bool, usize) {
+    let gone = down.flush(downstream, pipes).is_err();
+    let mut left = 0;
+    match gone {
+        true => down.clear(pipes),
+        false => left += down.len() + downstream.pending(),
+    }
+    let connected = upstream.filter(|upstream| !upstream.connecting);
+    match connected.map(|upstream| (up.flush(&mut upstream.conn, pipes), &upstream.conn)) {
+        Some((Ok(_), conn)) => left += up.len() + conn.pending(),
+        Some((Err(_), _)) | None => up.clear(pipes),
+    }
+    (gone, left)
 }
 
 pub(super) fn failure(error: &io::Error) -> ConnectFailure {

@@ -267,7 +267,10 @@ impl Worker {
             Some(Owner::Idle(address)) => {
                 let address = *address;
                 let readable = event.is_readable() || event.is_read_closed() || event.is_error();
-                if readable && let Some(upstream) = self.pool.remove(address, id) {
+                if readable
+                    && !self.pool.is_silent(address, id)
+                    && let Some(upstream) = self.pool.remove(address, id)
+                {
                     self.close_upstream(upstream);
                 }
             }
@@ -466,7 +469,8 @@ impl Worker {
         }
     }
 
-    fn close_upstream(&mut self, upstream: Upstream) {
+    fn close_upstream(&mut self, mut upstream: Upstream) {
+        upstream.conn.stream.part();
         // Closing the descriptor takes it out of epoll.
         self.upstreams.try_remove(upstream.id);
         drop(upstream);

@@ -74,6 +74,12 @@ impl Slot {
         }
     }
 
+    /// Whether the kernel has all that was written to a side.
+    fn is_flushed(&mut self, side: Side) -> bool {
+        let pending = self.conn(side).map_or(0, |conn| conn.pending());
+        pending == 0 && self.flows[side as usize].is_empty()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let own = match &self.closing {
             Some(closing) => Some(closing.by),
@@ -225,9 +231,9 @@ impl Worker {
         }
         upstream.connecting = false;
         slot.again_at = None;
-        match conn.stream.take_error() {
-            Ok(None) => self.event(slot, index, Event::Connected { reused: false }),
-            Ok(Some(error)) | Err(error) => {
+        match conn.stream.connected() {
+            Ok(()) => self.event(slot, index, Event::Connected { reused: false }),
+            Err(error) => {
                 self.drop_upstream(slot);
                 self.event(slot, index, Event::ConnectFailed(act::failure(&error)));
             }
@@ -248,12 +254,13 @@ impl Worker {
             (Side::Upstream, _) => return false,
         };
         let flow = &mut flows[side as usize];
-        if flow.is_empty() && !conn.finish {
+        if flow.is_empty() && conn.pending() == 0 && !conn.finish {
             return false;
         }
-        let (before, slow) = (flow.len(), flow.is_slow());
+        let before = flow.len() + conn.pending();
+        let slow = flow.is_slow() || conn.pending() > 0;
         let outcome = flow.flush(conn, &mut self.pipes);
-        let after = flow.len();
+        let after = flow.len() + conn.pending();
         match outcome {
             Ok(0) if before == after => false,
             // What leaves a backlog is progress, too, or a slow reader would be cut off.
@@ -306,7 +313,7 @@ impl Worker {
         }
         match want {
             Want::Nothing => false,
-            Want::BytesAfterFlush(_) if !slot.flows[side as usize].is_empty() => false,
+            Want::BytesAfterFlush(_) if !slot.is_flushed(side) => false,
             Want::Bytes(most) | Want::BytesAfterFlush(most) => {
                 self.read(slot, index, side, most, budget)
             }
@@ -322,7 +329,7 @@ impl Worker {
         most: usize,
         budget: &mut usize,
     ) -> bool {
-        if !slot.flows[side.other() as usize].is_empty() {
+        if !slot.is_flushed(side.other()) {
             return false;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
