@@ -15,7 +15,10 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::{ErrorBody, ErrorCode};
+use crate::{
+    ErrorBody, ErrorCode,
+    tls::{Credentials, Expected},
+};
 
 /// Longest answer that is read, in bytes: a route table of a million lines fits.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
@@ -79,6 +82,8 @@ pub struct Client {
     endpoint: Endpoint,
     /// What is behind it, for error messages: "agent of n1", "edge n1-a", "control".
     peer: String,
+    /// By which a TCP endpoint is spoken to, and who must be there.
+    tls: Option<(Credentials, Expected)>,
 }
 
 impl Client {
@@ -88,6 +93,17 @@ impl Client {
         Self {
             endpoint,
             peer: peer.into(),
+            tls: None,
+        }
+    }
+
+    /// The same, speaking mutual TLS where the endpoint is TCP. A unix socket needs none: the
+    /// kernel knows who opens it.
+    #[must_use]
+    pub fn with_tls(self, credentials: Credentials, expected: Expected) -> Self {
+        Self {
+            tls: Some((credentials, expected)),
+            ..self
         }
     }
 
@@ -121,6 +137,19 @@ impl Client {
     ) -> Result<A, ErrorBody> {
         self.call(Method::POST, path, json(request)?, deadline)
             .await
+    }
+
+    /// `PUT path` with a JSON body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, ErrorBody> {
+        self.call(Method::PUT, path, json(request)?, deadline).await
     }
 
     /// `DELETE path` with a JSON body.
@@ -183,6 +212,11 @@ impl Client {
                 stream
                     .set_nodelay(true)
                     .map_err(|error| self.unreachable(&error))?;
+                let Some((credentials, expected)) = &self.tls else {
+                    return self.exchange_on(stream, method, path, body).await;
+                };
+                let stream = credentials.connect(stream, expected).await;
+                let stream = stream.map_err(|error| self.unreachable(&error))?;
                 self.exchange_on(stream, method, path, body).await
             }
             Endpoint::Unix(socket) => {

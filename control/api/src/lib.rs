@@ -10,6 +10,7 @@
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`app`], [`control`] | what people declare, the control service's API |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
+//! | [`tls`] | certificates: who is who, and who may speak to whom |
 
 pub mod agent;
 pub mod app;
@@ -23,6 +24,7 @@ pub mod gate;
 pub mod host;
 pub mod name;
 pub mod route;
+pub mod tls;
 pub mod volume;
 
 pub use error::{ErrorBody, ErrorCode};
