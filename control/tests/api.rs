@@ -159,7 +159,7 @@ async fn gates_and_routes_reach_all_edges() {
     assert!(codes.into_iter().all(|code| code == ErrorCode::NotPaused));
     let route = Route::new(
         "tcp:9".parse().unwrap(),
-        ["127.0.1.1:8081".parse().unwrap()],
+        ["127.0.1.1:8081".parse::<std::net::SocketAddr>().unwrap()],
     );
     let change = Transaction {
         against: None,

@@ -23,7 +23,7 @@ fn put(number: usize, port: u16) -> Operation {
             format!("http:{}", host(number))
                 .parse()
                 .expect("letters, digits and dots"),
-            [([10, 0, 0, 1], port).into()],
+            [std::net::SocketAddr::from(([10, 0, 0, 1], port))],
         ),
     }
 }

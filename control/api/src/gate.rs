@@ -4,11 +4,12 @@
 //! refuses verbs with an older one, so that two operators, or a control service that comes
 //! back from the dead, cannot undo one another's pauses.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::route::{Generation, RouteKey};
+use crate::{
+    route::{Generation, RouteKey},
+    upstream::Upstream,
+};
 
 /// Fencing number of a pause.
 #[derive(
@@ -138,7 +139,7 @@ pub struct Retarget {
     /// The route.
     pub key: RouteKey,
     /// Where it leads from now on.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<Upstream>,
 }
 
 /// Opens paused gates; the parked go oldest first. `POST /v1/gates/resume`

@@ -6,7 +6,7 @@
 //! | module | what it speaks of |
 //! | --- | --- |
 //! | [`name`], [`host`] | names of nodes, apps, volumes, edges; host names and their one normal form |
-//! | [`route`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
+//! | [`route`], [`upstream`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`app`], [`control`] | what people declare, the control service's API |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
@@ -25,6 +25,7 @@ pub mod host;
 pub mod name;
 pub mod route;
 pub mod tls;
+pub mod upstream;
 pub mod volume;
 
 pub use error::{ErrorBody, ErrorCode};

@@ -1,10 +1,13 @@
 //! Routes: a key and where it leads, and the transactions that change an edge's table.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU16, str::FromStr};
+use std::{fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{HostPattern, InvalidHostname};
+use crate::{
+    host::{HostPattern, InvalidHostname},
+    upstream::Upstream,
+};
 
 /// Version number of an edge's whole route table; goes up by one with each atomic change.
 #[derive(
@@ -129,8 +132,8 @@ pub enum OnMove {
 pub struct Route {
     /// What it matches.
     pub key: RouteKey,
-    /// Where it leads; tried in turn. Never empty in a served table.
-    pub upstreams: Vec<SocketAddr>,
+    /// Where it leads. Never empty in a served table.
+    pub upstreams: Vec<Upstream>,
     /// Fate of established opaque sessions at a quiesce.
     #[serde(default)]
     pub on_move: OnMove,
@@ -138,10 +141,10 @@ pub struct Route {
 
 impl Route {
     /// A route with the defaults of everything but these.
-    pub fn new(key: RouteKey, upstreams: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn new<U: Into<Upstream>>(key: RouteKey, upstreams: impl IntoIterator<Item = U>) -> Self {
         Self {
             key,
-            upstreams: upstreams.into_iter().collect(),
+            upstreams: upstreams.into_iter().map(Into::into).collect(),
             on_move: OnMove::default(),
         }
     }

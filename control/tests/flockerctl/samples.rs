@@ -11,6 +11,7 @@ use flocker_api::{
     edge::{RouteStatus, RouteTable},
     gate::{GateState, GateStatus, HoldLimits, HoldReport, ResumeReply, Token},
     route::{Generation, OnMove, Route},
+    upstream::Upstream,
 };
 use flocker_control::formats;
 use serde_json::json;
@@ -210,7 +211,7 @@ pub(crate) fn table(upstream: &str, parked: u64) -> RouteTable {
     let route = |key: &str, on_move: OnMove, gate: GateStatus| RouteStatus {
         route: Route::new(
             key.parse().expect("it is a key"),
-            [upstream.parse().expect("it is an address")],
+            [upstream.parse::<Upstream>().expect("it is an address")],
         )
         .with_on_move(on_move),
         gate,

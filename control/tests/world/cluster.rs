@@ -207,7 +207,7 @@ impl Cluster {
             state: ContainerState::Running,
         };
         node.containers.insert(notes(), container);
-        let upstream = (node.address, 8081).into();
+        let upstream = std::net::SocketAddr::new(node.address, 8081);
         for edge in inner.edges.values_mut() {
             let route = Route::new(key(), [upstream]);
             edges::put(edge, route);
@@ -346,7 +346,7 @@ pub fn disorder_of(state: &State, inner: &Inner) -> Vec<String> {
     for (name, edge) in inner.edges.iter().filter(|(_, edge)| edge.alive) {
         match edge.routes.get(&key()) {
             None => disorder.push(format!("{name} has no route")),
-            Some(entry) if entry.route.upstreams[0].ip() != address => {
+            Some(entry) if edges::upstream(entry).ip() != address => {
                 disorder.push(format!("{name} leads to {:?}", entry.route.upstreams));
             }
             Some(entry) => {

@@ -1,6 +1,6 @@
 //! The simulated edges.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
@@ -17,6 +17,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Edge, Inner, RouteEntry, read, refuse, unknown, write};
+
+/// Where an entry leads.
+pub(super) fn upstream(entry: &RouteEntry) -> SocketAddr {
+    entry.route.upstreams[0]
+        .socket()
+        .expect("control names addresses")
+}
 
 pub(super) fn answer(
     world: &mut Inner,
@@ -215,7 +222,7 @@ fn resume(world: &mut Inner, name: &EdgeName, keys: &Vec<RouteKey>) -> Result<Va
         let entry = entry(edge, key)?;
         let (since, _) = entry.paused.take().expect("it was checked to be paused");
         let paused_us = u64::try_from(since.elapsed().as_micros()).expect("short");
-        let (parked, upstream) = (std::mem::take(&mut entry.parked), entry.route.upstreams[0]);
+        let (parked, upstream) = (std::mem::take(&mut entry.parked), upstream(entry));
         holds.push(HoldReport {
             key: key.clone(),
             paused_us,

@@ -227,7 +227,7 @@ impl Inner {
             self.failed += entry.parked;
             entry.parked = 0;
         }
-        let upstream = entry.route.upstreams[0];
+        let upstream = edges::upstream(entry);
         self.write(upstream);
     }
 

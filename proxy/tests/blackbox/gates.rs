@@ -155,7 +155,7 @@ fn a_switch_without_resume_keeps_the_parked() {
     let new = Upstream::serve("new");
     edge.switch(KEY, token, new, false).unwrap();
     assert_eq!(edge.show(KEY).gate.parked, 1);
-    assert_eq!(edge.show(KEY).route.upstreams, [new]);
+    assert_eq!(edge.show(KEY).route.upstreams, [new.into()]);
     client.assert_silent();
     edge.resume(KEY, token).unwrap();
     assert_eq!(client.read_response().text(), "new");

@@ -213,7 +213,7 @@ impl Edge {
             token,
             changes: vec![Retarget {
                 key: parse(key),
-                upstreams: vec![to],
+                upstreams: vec![to.into()],
             }],
             resume,
         };

@@ -1,12 +1,13 @@
 //! What can be typed. Help texts are in here and nowhere else.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use flocker_api::{
     client::Endpoint,
     name::{AppName, NodeName},
     route::{OnMove, RouteKey},
+    upstream::Upstream,
 };
 
 const EXAMPLES: &str = "\
@@ -265,9 +266,9 @@ pub(crate) struct RouteTo {
     /// The route: tcp:PORT, http:HOST or https:HOST
     #[arg(value_parser = route_key)]
     pub(crate) key: RouteKey,
-    /// Where it leads: IP:PORT, several are tried in turn
-    #[arg(long, required = true, num_args = 1.., value_name = "ADDR")]
-    pub(crate) to: Vec<SocketAddr>,
+    /// Where it leads: ADDRESS:PORT, several are tried in turn
+    #[arg(long, visible_alias = "upstream", required = true, num_args = 1.., value_name = "ADDR")]
+    pub(crate) to: Vec<Upstream>,
     /// What a switch does with established tcp and https sessions: close, or wait for their end
     #[arg(long, value_parser = on_move, value_name = "close|wait")]
     pub(crate) on_move: Option<OnMove>,
@@ -300,7 +301,7 @@ pub(crate) struct Switch {
     pub(crate) key: RouteKey,
     /// Where it leads from now on
     #[arg(long, required = true, num_args = 1.., value_name = "ADDR")]
-    pub(crate) to: Vec<SocketAddr>,
+    pub(crate) to: Vec<Upstream>,
     /// Longest hold of anyone
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub(crate) hold: Duration,

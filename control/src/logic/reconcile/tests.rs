@@ -207,7 +207,7 @@ fn container(state: ContainerState) -> ContainerStatus {
 
 fn route(upstream: &str) -> RouteStatus {
     RouteStatus {
-        route: Route::new(key(), [upstream.parse().unwrap()]),
+        route: Route::new(key(), [upstream.parse::<SocketAddr>().unwrap()]),
         gate: GateStatus {
             state: GateState::Open,
             token: Token(0),

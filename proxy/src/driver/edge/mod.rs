@@ -22,6 +22,7 @@ use flocker_api::{
     edge::{EdgeStatus, ListenerKind, ListenerStatus, RouteStatus, RouteTable},
     gate::Token,
     route::{Generation, Operation, RouteKey, Transaction},
+    upstream::Upstream,
 };
 use tokio::sync::Notify;
 
@@ -343,9 +344,10 @@ impl Edge {
     }
 
     /// Has idle connections to upstreams closed that a route does not lead to any more.
-    fn forget(&self, before: &[SocketAddr], after: &[SocketAddr]) {
-        let gone = before.iter().filter(|to| !after.contains(to));
-        let gone: Vec<_> = gone.copied().collect();
+    fn forget(&self, before: &[Upstream], after: &[Upstream]) {
+        let kept: HashSet<SocketAddr> = after.iter().filter_map(Upstream::socket).collect();
+        let gone = before.iter().filter_map(Upstream::socket);
+        let gone: Vec<_> = gone.filter(|to| !kept.contains(to)).collect();
         if gone.is_empty() {
             return;
         }

@@ -252,7 +252,7 @@ impl Key {
         Some(Found {
             gate: &entry.gate,
             // Invariant: the table refuses a route without upstreams.
-            to: *upstreams.get(attempt % upstreams.len().max(1))?,
+            to: upstreams.get(attempt % upstreams.len().max(1))?.socket()?,
             upstreams: upstreams.len(),
             on_move: entry.route.on_move,
         })

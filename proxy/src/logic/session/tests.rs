@@ -300,7 +300,7 @@ fn a_parked_request_goes_to_where_the_route_leads_after_the_pause() {
 
     let changes = [Retarget {
         key: "http:notes.demo".parse().unwrap(),
-        upstreams: vec![second()],
+        upstreams: vec![second().into()],
     }];
     rig.tables = Current(rig.tables.0.retarget(&changes).unwrap());
     gate.resume(Token(1), rig.now).unwrap();

@@ -6,12 +6,13 @@
 
 mod shards;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
     gate::Retarget,
     route::{Generation, Operation, Route, RouteKey, Transaction},
+    upstream::{Upstream, UpstreamAddress},
 };
 use serde_json::json;
 
@@ -60,7 +61,7 @@ pub enum TransactionError {
         /// The route.
         key: RouteKey,
         /// The upstream.
-        upstream: SocketAddr,
+        upstream: UpstreamAddress,
     },
     /// The same upstream twice.
     #[error("route {key} names upstream {upstream} twice")]
@@ -68,7 +69,7 @@ pub enum TransactionError {
         /// The route.
         key: RouteKey,
         /// The upstream.
-        upstream: SocketAddr,
+        upstream: UpstreamAddress,
     },
 }
 
@@ -265,17 +266,27 @@ impl<'t, G: Clone> Draft<'t, G> {
     }
 }
 
-fn check_upstreams(key: &RouteKey, upstreams: &[SocketAddr]) -> Result<(), TransactionError> {
+fn check_upstreams(key: &RouteKey, upstreams: &[Upstream]) -> Result<(), TransactionError> {
     if upstreams.is_empty() {
         return Err(TransactionError::NoUpstream(key.clone()));
     }
     for (at, upstream) in upstreams.iter().enumerate() {
-        let (key, upstream) = (key.clone(), *upstream);
-        if upstream.port() == 0 || upstream.ip().is_unspecified() || upstream.ip().is_multicast() {
-            return Err(TransactionError::Upstream { key, upstream });
+        let (key, address) = (key.clone(), upstream.address.clone());
+        let possible = upstream.socket().is_some_and(|socket| {
+            socket.port() != 0 && !socket.ip().is_unspecified() && !socket.ip().is_multicast()
+        });
+        if !possible {
+            return Err(TransactionError::Upstream {
+                key,
+                upstream: address,
+            });
         }
-        if upstreams.iter().take(at).any(|other| *other == upstream) {
-            return Err(TransactionError::DuplicateUpstream { key, upstream });
+        let mut others = upstreams.iter().take(at);
+        if others.any(|other| other.address == address) {
+            return Err(TransactionError::DuplicateUpstream {
+                key,
+                upstream: address,
+            });
         }
     }
     Ok(())

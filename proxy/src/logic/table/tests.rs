@@ -17,7 +17,9 @@ fn counter() -> impl FnMut(&RouteKey) -> Gate {
 fn route(key: &str, upstreams: &[&str]) -> Route {
     Route::new(
         key.parse().unwrap(),
-        upstreams.iter().map(|address| address.parse().unwrap()),
+        upstreams
+            .iter()
+            .map(|address| address.parse::<Upstream>().unwrap()),
     )
 }
 
