@@ -137,6 +137,44 @@ async fn another_node_in_the_deployment_is_a_move() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn replication_follows_the_primary() {
+    let cluster = Cluster::empty();
+    let control = cluster.control();
+    control.start();
+    let deploy_on = async |node: &str, more: &str| {
+        let mut request = request("notes:1", node);
+        request.files[0].text.push_str(more);
+        control.deploy(&request).await.expect("the files are right");
+    };
+    let targets = |world: &world::Inner, node: &str| {
+        let copy = world.nodes[&node_name(node)].copies.values().next()?;
+        let status = copy.replication.as_ref()?;
+        let peers = status.policy.targets.iter();
+        let peers: Vec<_> = peers.map(|target| target.peer.to_string()).collect();
+        Some((status.epoch.0, peers))
+    };
+    let copies = "      replication: {nodes: [n1, n2], interval: 10s}\n";
+    deploy_on("n1", copies).await;
+    let there = Some((1, vec!["n2".to_owned()]));
+    assert!(
+        cluster
+            .until(|_, world| targets(world, "n1") == there)
+            .await
+    );
+    deploy_on("n2", copies).await;
+    let back = Some((2, vec!["n1".to_owned()]));
+    assert!(cluster.until(|_, world| targets(world, "n2") == back).await);
+    assert_eq!(targets(&cluster.world.lock(), "n1"), None);
+    deploy_on("n2", "").await;
+    assert!(
+        cluster
+            .until(|_, world| targets(world, "n2").is_none())
+            .await
+    );
+    control.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_app_leaves_only_its_volume_and_finds_it_again() {
     let (cluster, control) = serving().await;
     cluster.world.lock().traffic();

@@ -266,6 +266,7 @@ mod tests {
                 size_bytes: None,
                 snapshots: Vec::new(),
                 transfer: None,
+                replication: None,
             }]),
             available_bytes: Some(9),
             containers: None,

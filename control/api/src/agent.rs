@@ -9,6 +9,7 @@
 //! | `DELETE /v1/volumes/{id}` | [`EpochRequest`] | `{}` |
 //! | `POST /v1/volumes/{id}/snapshot` | [`EpochRequest`] | [`crate::volume::Snapshot`] |
 //! | `POST /v1/volumes/{id}/replicate` | [`ReplicateRequest`] | [`ReplicateReply`] |
+//! | `PUT /v1/volumes/{id}/replication` | [`crate::replication::SetReplication`] | [`VolumeStatus`] |
 //! | `POST /v1/volumes/{id}/promote` | [`EpochRequest`] | [`VolumeStatus`] |
 //! | `POST /v1/volumes/{id}/demote` | [`EpochRequest`] | [`VolumeStatus`] |
 //! | `POST /v1/containers/{app}/create` | [`CreateContainer`] | [`ContainerStatus`] |

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     container::ContainerSpec,
     name::{AppName, NodeName},
+    replication::ReplicationPolicy,
     route::{OnMove, RouteKey},
 };
 
@@ -21,6 +22,9 @@ pub struct App {
     /// How it is moved.
     #[serde(default)]
     pub move_policy: MovePolicy,
+    /// Where else its volumes are kept, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationPolicy>,
 }
 
 impl App {

@@ -8,6 +8,7 @@
 //! | [`name`], [`host`] | names of nodes, apps, volumes, edges; host names and their one normal form |
 //! | [`route`], [`upstream`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
+//! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`app`], [`control`] | what people declare, the control service's API |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
 //! | [`tls`] | certificates: who is who, and who may speak to whom |
@@ -23,6 +24,7 @@ pub mod error;
 pub mod gate;
 pub mod host;
 pub mod name;
+pub mod replication;
 pub mod route;
 pub mod tls;
 pub mod upstream;

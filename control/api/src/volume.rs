@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{NodeName, VolumeId, VolumeName};
+use crate::{
+    name::{NodeName, VolumeId, VolumeName},
+    replication::ReplicationStatus,
+};
 
 /// Fencing number of a volume; goes up by one each time its primary changes.
 #[derive(
@@ -90,6 +93,9 @@ pub struct VolumeStatus {
     /// A transfer that runs now, sending or receiving.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<TransferStatus>,
+    /// How its replication goes, where it is a primary with a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
 }
 
 /// A running transfer.

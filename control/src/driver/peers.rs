@@ -21,6 +21,7 @@ use flocker_api::{
         SwitchRequest,
     },
     name::{AppName, EdgeName, NodeName, VolumeId},
+    replication::SetReplication,
     route::{RouteKey, Transaction},
     volume::{Epoch, VolumeStatus},
 };
@@ -55,6 +56,8 @@ pub enum Method {
     Get,
     /// It does something.
     Post,
+    /// It says how something shall be.
+    Put,
     /// It removes something.
     Delete,
 }
@@ -123,6 +126,7 @@ impl Wire for HttpWire {
             match method {
                 Method::Get => client.get(&path, deadline).await,
                 Method::Post => client.post(&path, &body, deadline).await,
+                Method::Put => client.put(&path, &body, deadline).await,
                 Method::Delete => client.delete(&path, &body, deadline).await,
             }
         }
@@ -234,6 +238,18 @@ impl Peers {
     ) -> Answer<ReplicateReply> {
         let path = format!("/v1/volumes/{id}/replicate");
         self.post(agent(node), path, request, self.limits.transfer)
+            .await
+    }
+
+    /// Says how a node's copy of a volume is replicated.
+    pub async fn set_replication(
+        &self,
+        node: &NodeName,
+        id: VolumeId,
+        request: &SetReplication,
+    ) -> Answer<VolumeStatus> {
+        let path = format!("/v1/volumes/{id}/replication");
+        self.send(agent(node), Method::Put, path, request, self.limits.call)
             .await
     }
 

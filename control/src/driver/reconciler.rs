@@ -197,6 +197,9 @@ async fn perform(
         AppAction::CreateVolume(request) => peers.create_volume(node, request).await.map(drop),
         AppAction::Promote(id, epoch) => peers.promote(node, *id, *epoch).await.map(drop),
         AppAction::Demote(id, epoch) => peers.demote(node, *id, *epoch).await.map(drop),
+        AppAction::Replicate(id, request) => {
+            peers.set_replication(node, *id, request).await.map(drop)
+        }
         AppAction::CreateContainer(spec, epoch) => {
             peers.create_container(node, spec, *epoch).await.map(drop)
         }

@@ -159,6 +159,7 @@ impl Reader<'_> {
                 volume_sizes: volumes.iter().map(|volume| volume.size).collect(),
                 routes: routes.iter().map(|route| route.route.clone()).collect(),
                 move_policy: extension.move_policy.unwrap_or_else(MovePolicy::default),
+                replication: extension.replication,
             },
             at: self.place(entry.at),
             routes_at: routes.iter().map(|route| self.place(route.at)).collect(),

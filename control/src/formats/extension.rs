@@ -3,6 +3,7 @@
 use flocker_api::{
     app::{AppRoute, MovePolicy, OnBusy},
     container::{Probe, StopPolicy},
+    replication::ReplicationPolicy,
     route::{OnMove, RouteKey},
 };
 
@@ -39,12 +40,21 @@ pub(super) struct Extension {
     pub(super) ready: Option<Probe>,
     pub(super) pre_stop: Option<Vec<String>>,
     pub(super) move_policy: Option<MovePolicy>,
+    pub(super) replication: Option<ReplicationPolicy>,
 }
 
 impl Reader<'_> {
     /// Reads the block.
     pub(super) fn extension(&mut self, node: &Node, at: Mark, path: &str) -> Extension {
-        let keys = ["routes", "command", "stop", "ready", "pre_stop", "move"];
+        let keys = [
+            "routes",
+            "command",
+            "stop",
+            "ready",
+            "pre_stop",
+            "move",
+            "replication",
+        ];
         let Some(fields) = self.fields(node, at, path, &keys) else {
             return Extension::default();
         };
@@ -69,6 +79,9 @@ impl Reader<'_> {
             move_policy: fields
                 .get("move")
                 .and_then(|node| self.move_policy(node, fields.at("move"), &sub("move"))),
+            replication: fields.get("replication").and_then(|node| {
+                self.replication(node, fields.at("replication"), &sub("replication"))
+            }),
         }
     }
 

@@ -18,7 +18,7 @@
 //! | --- | --- |
 //! | `yaml` | texts to trees that know the place of everything |
 //! | `reader` | typed values out of trees, errors noted |
-//! | `application`, `volumes`, `extension`, `deployment` | the keys of each kind of file |
+//! | `application`, `volumes`, `extension`, `replication`, `deployment` | the keys of each kind of file |
 //! | `quantity` | sizes and durations |
 //! | `error` | what can be wrong |
 
@@ -28,6 +28,7 @@ mod error;
 mod extension;
 mod quantity;
 mod reader;
+mod replication;
 #[cfg(test)]
 mod tests;
 mod volumes;

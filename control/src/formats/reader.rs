@@ -208,7 +208,11 @@ impl Reader<'_> {
         {
             return Some(ms);
         }
-        let above = if min_ms > 0 { " above zero" } else { "" };
+        let above = match min_ms {
+            0 => String::new(),
+            1 => " above zero".to_owned(),
+            _ => format!(" of {min_ms}ms or more"),
+        };
         let expected = format!(
             "a duration{above} up to 24h: {}",
             quantity::DURATION_EXPECTED

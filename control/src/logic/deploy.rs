@@ -60,6 +60,7 @@ pub fn plan(
             ));
             continue;
         }
+        errors.extend(unknown_copies(&app, nodes));
         let record = state.apps.get(app.name());
         identify_volumes(&mut app, record.map(AsRef::as_ref), &mut new_id);
         after.add(&app, Some(&node), &mut errors);
@@ -187,6 +188,22 @@ fn identify_volumes(
     }
 }
 
+/// Nodes that shall keep a copy and are not there.
+fn unknown_copies(app: &App, nodes: &BTreeSet<NodeName>) -> Vec<String> {
+    let copies = app.replication.iter().flat_map(|policy| &policy.nodes);
+    let unknown = copies.filter(|node| !nodes.contains(node));
+    let known: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+    unknown
+        .map(|node| {
+            format!(
+                "app '{}' shall have copies on node '{node}', which is not there; the nodes are {}",
+                app.name(),
+                known.join(", ")
+            )
+        })
+        .collect()
+}
+
 /// What two apps cannot both have.
 #[derive(Debug, Default)]
 struct Clashes {
@@ -235,7 +252,7 @@ impl Clashes {
 
 #[cfg(test)]
 mod tests {
-    use flocker_api::{app::AppRoute, container::ContainerSpec};
+    use flocker_api::{app::AppRoute, container::ContainerSpec, replication::ReplicationPolicy};
 
     use super::*;
 
@@ -257,6 +274,7 @@ mod tests {
                 on_move: flocker_api::route::OnMove::default(),
             }],
             move_policy: flocker_api::app::MovePolicy::default(),
+            replication: None,
         }
     }
 
@@ -342,9 +360,16 @@ mod tests {
     #[test]
     fn all_that_is_wrong_is_said() {
         let state = deployed(&[(app("old", "x", "http:a", 1), "n1")]);
+        let mut copied = app("copied", "x", "http:c", 3);
+        copied.replication = Some(ReplicationPolicy {
+            nodes: ["n2", "n8"].map(|node| node.parse().unwrap()).into(),
+            interval_ms: 10_000,
+            keep: flocker_api::replication::Keep::default(),
+        });
         let errors = plan_on(
             &state,
             &[
+                (copied, "n1"),
                 (app("new", "x", "http:a", 1), "n1"),
                 (app("stray", "x", "http:b", 2), "n9"),
             ],
@@ -353,6 +378,7 @@ mod tests {
         assert_eq!(
             errors,
             [
+                "app 'copied' shall have copies on node 'n8', which is not there; the nodes are n1, n2",
                 "route http:a is declared by app 'old' and by app 'new'",
                 "port 1 of node n1 is needed by app 'old' and by app 'new'",
                 "app 'stray' shall run on node 'n9', which is not there; the nodes are n1, n2",

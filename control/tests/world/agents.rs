@@ -9,6 +9,7 @@ use flocker_api::{
     },
     container::{ContainerState, ContainerStatus},
     name::{AppName, NodeName, VolumeId},
+    replication::{ReplicationStatus, SetReplication},
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
 };
 use flocker_control::driver::peers::{Method, Request};
@@ -43,6 +44,20 @@ pub(super) fn answer(
         (Method::Post, ["volumes", id, "replicate"]) => {
             replicate(world, name, volume(id)?, &read(request)?)
         }
+        (Method::Put, ["volumes", id, "replication"]) => {
+            let SetReplication { epoch, policy } = read(request)?;
+            let copy = copy(node, volume(id)?)?;
+            check_epoch(copy, epoch)?;
+            if copy.role != Role::Primary || copy.epoch != epoch {
+                return refuse(ErrorCode::NotPrimary, "only a primary is replicated");
+            }
+            copy.replication = policy.map(|policy| ReplicationStatus {
+                epoch,
+                policy,
+                targets: Vec::new(),
+            });
+            write(volume_status(volume(id)?, copy))
+        }
         (Method::Post, ["volumes", id, verb @ ("promote" | "demote")]) => {
             let EpochRequest { epoch } = read(request)?;
             let busy = node
@@ -61,6 +76,7 @@ pub(super) fn answer(
                 Role::Replica
             };
             copy.mounted = copy.role == Role::Primary;
+            copy.replication = None;
             let status = volume_status(volume(id)?, copy);
             write(status)
         }
@@ -110,6 +126,7 @@ fn volume_status(id: VolumeId, copy: &Copy) -> VolumeStatus {
         size_bytes: None,
         snapshots: Vec::new(),
         transfer: None,
+        replication: copy.replication.clone(),
     }
 }
 
@@ -151,6 +168,7 @@ fn create_volume(node: &mut Node, request: &CreateVolume) -> Result<Value, Error
         epoch: request.epoch,
         mounted: true,
         content: Vec::new(),
+        replication: None,
     });
     write(volume_status(request.id, copy))
 }
@@ -184,6 +202,7 @@ fn replicate(
         epoch: request.epoch,
         mounted: false,
         content: Vec::new(),
+        replication: None,
     });
     check_epoch(target, request.epoch)?;
     if target.role == Role::Primary {

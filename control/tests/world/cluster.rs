@@ -137,6 +137,7 @@ pub fn app() -> App {
             on_move: OnMove::Close,
         }],
         move_policy: MovePolicy::default(),
+        replication: None,
     }
 }
 
@@ -199,6 +200,7 @@ impl Cluster {
             epoch: Epoch(1),
             mounted: true,
             content: Vec::new(),
+            replication: None,
         };
         node.copies.insert(volume(), copy);
         let container = Container {

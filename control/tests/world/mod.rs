@@ -27,6 +27,7 @@ use flocker_api::{
     container::{ContainerSpec, ContainerState},
     gate::Token,
     name::{AppName, EdgeName, NodeName, VolumeId, VolumeName},
+    replication::ReplicationStatus,
     route::{Generation, Route, RouteKey},
     volume::{Epoch, Role},
 };
@@ -121,6 +122,7 @@ pub struct Copy {
     pub epoch: Epoch,
     pub mounted: bool,
     pub content: Vec<u64>,
+    pub replication: Option<ReplicationStatus>,
 }
 
 pub struct Container {

@@ -54,6 +54,7 @@ impl LocalCopy {
             size_bytes: self.size_bytes,
             snapshots: self.snapshots,
             transfer: None,
+            replication: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use flocker_api::{
     app::{App, Deployment, OnBusy},
     container::{Probe, StopPolicy},
     control::SourceFile,
+    replication::{Keep, Period},
     route::OnMove,
 };
 
@@ -74,7 +75,8 @@ x-flocker:
   stop: {signal: SIGINT, grace: 1m30s}
   ready: {http: {port: 8081, path: /healthz, timeout: 5s}}
   pre_stop: [/bin/flush]
-  move: {rounds_max: 7, final_delta: 200ms, final_delta_max: 2s, hold: 20s, quiesce: 3s, on_busy: proceed}"#;
+  move: {rounds_max: 7, final_delta: 200ms, final_delta_max: 2s, hold: 20s, quiesce: 3s, on_busy: proceed}
+  replication: {nodes: [n1, n2], interval: 10s, keep: 5, grid: [{every: 1h, count: 24}]}"#;
 
 #[test]
 fn the_container_is_read() {
@@ -140,6 +142,24 @@ fn routes_and_move_policy_are_read() {
         (policy.quiesce_ms, policy.on_busy),
         (3_000, OnBusy::Proceed)
     );
+}
+
+#[test]
+fn the_replication_policy_is_read() {
+    let policy = good(EVERYTHING).replication.unwrap();
+    let nodes: Vec<_> = policy.nodes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (nodes, policy.interval_ms),
+        (vec!["n1".to_owned(), "n2".to_owned()], 10_000)
+    );
+    let hours = Period {
+        every_ms: 3_600_000,
+        count: 24,
+    };
+    assert_eq!((policy.keep.last, &policy.keep.grid[..]), (5, &[hours][..]));
+    let short = good("image: i\nx-flocker: {replication: {nodes: [n2], interval: 1s}}");
+    assert_eq!(short.replication.unwrap().keep, Keep::default());
+    assert_eq!(good("image: i").replication, None);
 }
 
 #[test]

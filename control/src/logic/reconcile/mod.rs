@@ -10,6 +10,7 @@
 //!   volume not mounted or a replica -> Promote     container stopped  -> StartContainer
 //!   declaration changed -> RemoveContainer (stops) container elsewhere -> RemoveContainer there
 //!   deleted -> RemoveContainer, routes removed     old primary elsewhere -> Demote there
+//!   serving, policy of the primary is another than declared -> Replicate
 //! ```
 
 use std::{
@@ -25,6 +26,7 @@ use flocker_api::{
     edge::{RouteStatus, RouteTable},
     gate::{GateState, Token},
     name::{AppName, EdgeName, NodeName, VolumeId},
+    replication::{SetReplication, Target, VolumePolicy},
     route::{Generation, Operation, Route, RouteKey, Transaction},
     volume::{Epoch, Role, VolumeStatus},
 };
@@ -171,6 +173,8 @@ pub enum AppAction {
     Promote(VolumeId, Epoch),
     /// Make a copy of an earlier epoch a replica.
     Demote(VolumeId, Epoch),
+    /// Say how a primary is replicated.
+    Replicate(VolumeId, SetReplication),
     /// Make the container.
     CreateContainer(Box<ContainerSpec>, Epoch),
     /// Start the container.
@@ -187,6 +191,7 @@ impl AppAction {
             Self::CreateVolume(_) => "create its volume",
             Self::Promote(..) => "make its volume writable",
             Self::Demote(..) => "make its old copy a replica",
+            Self::Replicate(..) => "say how its volume is replicated",
             Self::CreateContainer(..) => "create its container",
             Self::StartContainer(..) => "start its container",
             Self::RemoveContainer(..) => "remove its container",
@@ -347,7 +352,9 @@ impl AppView<'_> {
             Some(ContainerState::Created | ContainerState::Exited { .. }) => {
                 self.here(AppAction::StartContainer(spec(), epoch))
             }
-            Some(ContainerState::Running) => return Ok(self.next_of_running()),
+            Some(ContainerState::Running) => {
+                return Ok(self.next_of_running().or_else(|| self.next_of_copies(node)));
+            }
         };
         Ok(Some(action))
     }
@@ -405,6 +412,48 @@ impl AppView<'_> {
         (to != self.primary.node).then(|| Action::Move {
             app: self.name().clone(),
             to,
+        })
+    }
+
+    /// The primaries' agents have to know where else the volumes are kept.
+    fn next_of_copies(&self, node: &NodeStatus) -> Option<Action> {
+        let epoch = self.primary.epoch;
+        let wanted = self.policy();
+        let primaries = self
+            .volumes_on(node)
+            .filter(|volume| volume.role == Role::Primary && volume.epoch == epoch);
+        for volume in primaries {
+            let known = volume.replication.as_ref();
+            let same = match (known, &wanted) {
+                (None, None) => true,
+                (Some(known), Some(wanted)) => known.epoch == epoch && known.policy == *wanted,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if !same {
+                let policy = wanted.clone();
+                let request = SetReplication { epoch, policy };
+                return Some(self.here(AppAction::Replicate(volume.id, request)));
+            }
+        }
+        None
+    }
+
+    /// What was declared, with the addresses of the nodes that have ever answered.
+    fn policy(&self) -> Option<VolumePolicy> {
+        let declared = self.record.app.replication.as_ref()?;
+        let others = declared.nodes.iter();
+        let others = others.filter(|node| **node != self.primary.node);
+        let targets = others.filter_map(|node| {
+            let seen = self.observed.nodes.get(node)?.last.as_ref()?;
+            Some(Target {
+                peer: node.clone(),
+                to: seen.replication,
+            })
+        });
+        Some(VolumePolicy {
+            targets: targets.collect(),
+            interval_ms: declared.interval_ms,
+            keep: declared.keep.clone(),
         })
     }
 

@@ -10,6 +10,7 @@ use flocker_api::{
     control::MoveStep,
     gate::GateStatus,
     name::MoveId,
+    replication::{Keep, ReplicationPolicy, ReplicationStatus},
     volume::VolumeStatus,
 };
 
@@ -191,6 +192,7 @@ fn copy(role: Role, epoch: u64) -> VolumeStatus {
         size_bytes: None,
         snapshots: Vec::new(),
         transfer: None,
+        replication: None,
     }
 }
 
@@ -266,6 +268,86 @@ fn a_volume_that_had_content_is_not_made_anew() {
         plan.obstacles[0].message,
         "volume 'notes' is missing on node n1"
     );
+}
+
+fn replicated(nodes: &[&str]) -> Option<ReplicationPolicy> {
+    Some(ReplicationPolicy {
+        nodes: nodes.iter().map(|node| node_named(node)).collect(),
+        interval_ms: 10_000,
+        keep: Keep::default(),
+    })
+}
+
+/// What the agent of the scene's primary is told, and where.
+fn told(scene: &Scene) -> (String, SetReplication) {
+    match scene.app_action() {
+        (node, AppAction::Replicate(id, request)) if id == volume() => (node, request),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_primarys_agent_is_told_the_policy_until_it_has_it() {
+    let mut scene = Scene::serving();
+    scene.record(|record| record.app.replication = replicated(&["n1", "n2"]));
+    let (node, request) = told(&scene);
+    assert_eq!((node.as_str(), request.epoch), ("n1", Epoch(3)));
+    let policy = request.policy.unwrap();
+    let to = Target {
+        peer: node_named("n2"),
+        to: ([10, 0, 0, 2], 7411).into(),
+    };
+    assert_eq!(
+        (&policy.targets[..], policy.interval_ms),
+        (&[to][..], 10_000)
+    );
+    let has = |policy: &VolumePolicy, epoch| {
+        Some(ReplicationStatus {
+            epoch: Epoch(epoch),
+            policy: policy.clone(),
+            targets: Vec::new(),
+        })
+    };
+    scene.node("n1", |node| node.volumes[0].replication = has(&policy, 3));
+    assert_eq!(scene.plan(), Plan::default());
+    // One of an earlier epoch is said again.
+    scene.node("n1", |node| node.volumes[0].replication = has(&policy, 2));
+    assert_eq!(told(&scene).1.policy, Some(policy.clone()));
+    // One that is declared no longer ends.
+    scene.node("n1", |node| node.volumes[0].replication = has(&policy, 3));
+    scene.record(|record| record.app.replication = None);
+    assert_eq!(told(&scene).1.policy, None);
+}
+
+#[test]
+fn after_a_move_the_copies_are_sent_the_other_way() {
+    let mut scene = Scene::serving();
+    scene.record(|record| record.app.replication = replicated(&["n1", "n2"]));
+    let primary = Primary {
+        node: node_named("n2"),
+        epoch: Epoch(4),
+    };
+    scene.state.primaries.insert(name(), primary);
+    scene.node("n1", |node| {
+        node.volumes = vec![copy(Role::Replica, 4)];
+        node.containers.clear();
+    });
+    scene.node("n2", |node| {
+        node.volumes = vec![copy(Role::Primary, 4)];
+        node.containers.push(container(ContainerState::Running));
+    });
+    let (node, request) = told(&scene);
+    assert_eq!((node.as_str(), request.epoch), ("n2", Epoch(4)));
+    assert_eq!(request.policy.unwrap().targets[0].peer, node_named("n1"));
+}
+
+#[test]
+fn a_target_that_is_down_keeps_its_address() {
+    let mut scene = Scene::serving();
+    scene.record(|record| record.app.replication = replicated(&["n2"]));
+    let before = told(&scene);
+    scene.silence("n2");
+    assert_eq!(told(&scene), before);
 }
 
 #[test]

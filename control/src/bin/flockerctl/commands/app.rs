@@ -5,6 +5,7 @@ use flocker_api::{
     container::Probe,
     control::{AppPhase, AppStatus, ClusterStatus},
     name::AppName,
+    replication::ReplicationPolicy,
     route::OnMove,
 };
 use serde_json::json;
@@ -111,6 +112,11 @@ fn details(out: &Output, status: &AppStatus) -> String {
     lines.extend(container(app));
     lines.extend(routes_and_volumes(app));
     lines.push(("move", move_policy(app)));
+    lines.extend(
+        app.replication
+            .as_ref()
+            .map(|policy| ("copies", copies(policy))),
+    );
     let mut text = format!("{}\n", out.paint(Paint::Strong, app.name().as_str()));
     for (name, value) in lines {
         let name = out.paint(Paint::Faint, &format!("{name:<10}"));
@@ -207,6 +213,20 @@ fn move_policy(app: &App) -> String {
         human::setting_ms(policy.hold_ms),
         human::setting_ms(policy.quiesce_ms),
     )
+}
+
+fn copies(policy: &ReplicationPolicy) -> String {
+    let nodes = joined(policy.nodes.iter().map(ToString::to_string));
+    let interval = human::setting_ms(policy.interval_ms);
+    let mut line = format!(
+        "on {nodes}, every {interval}, the last {}",
+        policy.keep.last
+    );
+    for period in &policy.keep.grid {
+        let every = human::setting_ms(period.every_ms);
+        line.push_str(&format!(", one per {every} for {}", period.count));
+    }
+    line
 }
 
 fn joined(words: impl Iterator<Item = String>) -> String {
