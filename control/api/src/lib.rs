@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`name`], [`host`] | names of nodes, apps, volumes, edges; host names and their one normal form |
 //! | [`route`], [`upstream`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
+//! | [`termination`], [`certificate`] | TLS of clients and upstreams, an edge's certificates |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`app`], [`control`] | what people declare, the control service's API |
@@ -15,6 +16,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod certificate;
 pub mod client;
 pub mod config;
 pub mod container;
@@ -26,6 +28,7 @@ pub mod host;
 pub mod name;
 pub mod replication;
 pub mod route;
+pub mod termination;
 pub mod tls;
 pub mod upstream;
 pub mod volume;

@@ -124,6 +124,17 @@ name!(
     "edge"
 );
 
+name!(
+    /// Name of a certificate in an edge's store.
+    CertificateName,
+    "certificate"
+);
+name!(
+    /// Name of an authority whose signatures an edge believes.
+    AuthorityName,
+    "authority"
+);
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{HostPattern, InvalidHostname},
+    termination::{Tls, UpstreamTls},
     upstream::Upstream,
 };
 
@@ -38,7 +39,8 @@ pub enum RouteKey {
     Tcp(NonZeroU16),
     /// Plain HTTP requests by their Host.
     Http(HostPattern),
-    /// TLS connections by the SNI of their ClientHello, passed through undecrypted.
+    /// TLS connections by the SNI of their ClientHello: passed through undecrypted, or ended
+    /// at the edge ([`Tls`]).
     Https(HostPattern),
 }
 
@@ -137,6 +139,12 @@ pub struct Route {
     /// Fate of established opaque sessions at a quiesce.
     #[serde(default)]
     pub on_move: OnMove,
+    /// TLS with the clients of an `https:` route.
+    #[serde(default, skip_serializing_if = "Tls::is_passthrough")]
+    pub tls: Tls,
+    /// TLS with the upstreams; `None` is clear text. Not for what is passed through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_tls: Option<UpstreamTls>,
 }
 
 impl Route {
@@ -146,6 +154,8 @@ impl Route {
             key,
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             on_move: OnMove::default(),
+            tls: Tls::default(),
+            upstream_tls: None,
         }
     }
 
