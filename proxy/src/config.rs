@@ -16,7 +16,7 @@ use flocker_api::{
 };
 use serde::Deserialize;
 
-use crate::logic::{http::HEADERS_MAX, session::SessionLimits};
+use crate::logic::{access::format::Style, http::HEADERS_MAX, session::SessionLimits};
 
 /// Longest timeout: 30 days.
 const TIMEOUT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -38,6 +38,8 @@ struct File {
     listen: ListenFile,
     #[serde(default)]
     admin: AdminFile,
+    #[serde(default)]
+    log: LogFile,
     #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
@@ -64,6 +66,27 @@ impl Default for AdminFile {
         Self {
             socket: "/run/flocker/edge.sock".into(),
             tcp: None,
+        }
+    }
+}
+
+/// What is written of requests and sessions.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LogFile {
+    access: Style,
+    access_file: Option<PathBuf>,
+    access_sample: u32,
+    access_queue: usize,
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        Self {
+            access: Style::Off,
+            access_file: None,
+            access_sample: 1,
+            access_queue: 65_536,
         }
     }
 }
@@ -132,6 +155,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// The admin API's TCP address, in clear.
     pub admin_tcp: Option<SocketAddr>,
+    /// The access log.
+    pub access: AccessLog,
     /// Routes that are there from the start.
     pub routes: Vec<Route>,
     /// How long a stopping edge waits for what is in flight.
@@ -139,6 +164,19 @@ pub struct Config {
     sessions: usize,
     pipes: usize,
     worker: WorkerLimits,
+}
+
+/// What is written of requests and sessions that are over, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLog {
+    /// In which form, if at all.
+    pub style: Style,
+    /// The file; else stderr.
+    pub file: Option<PathBuf>,
+    /// Of what went well, one in so many is written; at least 1.
+    pub sample: u32,
+    /// Most records that wait to be written; the rest is dropped and counted.
+    pub queue: usize,
 }
 
 /// Limits of one worker.
@@ -193,6 +231,7 @@ fn check(file: File) -> Result<Config, String> {
         let socket = file.admin.socket.display();
         return Err(format!("admin.socket is '{socket}': give an absolute path"));
     }
+    let access = check_log(file.log)?;
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let limits = file.limits;
     Ok(Config {
@@ -206,11 +245,32 @@ fn check(file: File) -> Result<Config, String> {
         tcp: file.listen.tcp,
         admin_socket: file.admin.socket,
         admin_tcp: file.admin.tcp,
+        access,
         routes: file.route,
         drain: Duration::from_millis(limits.drain_ms),
         sessions: limits.sessions,
         pipes: limits.pipes,
         worker: limits.into(),
+    })
+}
+
+fn check_log(log: LogFile) -> Result<AccessLog, String> {
+    if log.access_sample == 0 {
+        return Err("log.access_sample is 0: it must be at least 1".to_owned());
+    }
+    if let Some(file) = &log.access_file
+        && !file.is_absolute()
+    {
+        let file = file.display();
+        return Err(format!(
+            "log.access_file is '{file}': give an absolute path"
+        ));
+    }
+    Ok(AccessLog {
+        style: log.access,
+        file: log.access_file,
+        sample: log.access_sample,
+        queue: log.access_queue,
     })
 }
 
@@ -309,6 +369,7 @@ mod tests {
         );
         assert_eq!(config.drain, short.drain);
         assert_eq!(config.admin_socket, short.admin_socket);
+        assert_eq!(config.access, short.access);
     }
 
     #[test]
@@ -331,6 +392,9 @@ mod tests {
             ("name = 'e'\ncolour = 1", "colour"),
             ("name = 'e'\nworkers = 5000", "workers is 5000"),
             ("name = 'e'\n[limits]\nheaders = 129", "limits.headers"),
+            ("name = 'e'\n[log]\naccess_sample = 0", "log.access_sample"),
+            ("name = 'e'\n[log]\naccess_file = 'a'", "log.access_file"),
+            ("name = 'e'\n[log]\naccess = 'xml'", "access"),
             ("name = 'e'\n[limits]\nhead_bytes = 1", "limits.head_bytes"),
             ("name = 'e'\n[limits]\nsessions = 0", "limits.sessions"),
             (

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +20,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{driver::edge::Edge, logic::session::Table};
+use crate::{
+    driver::edge::Edge,
+    logic::{
+        access::{Cause, Timers},
+        session::Table,
+    },
+};
 
 /// A number that one or many threads count and any may read.
 #[derive(Debug, Default)]
@@ -120,6 +126,8 @@ pub struct Counters {
     pub request_time: Histogram,
     /// How long the parked waited.
     pub hold_time: Histogram,
+    /// Lines of the access log that were not written, for want of time.
+    pub access_dropped: Counter,
 }
 
 /// What is counted for a route.
@@ -131,9 +139,54 @@ pub struct RouteStats {
     pub failed: Counter,
     /// Answers by class: 1xx to 5xx.
     pub classes: [Counter; 5],
+    /// What takes more room, made for a route that is used: of a million most never are.
+    detail: OnceLock<Box<RouteDetail>>,
+}
+
+/// What is counted for a route once it is used.
+#[derive(Debug, Default)]
+pub struct RouteDetail {
+    /// Requests and sessions that are over, by who or what ended them.
+    pub ended: [Counter; Cause::ALL.len()],
+    /// Bytes sent to upstreams.
+    pub bytes_up: Counter,
+    /// Bytes sent to clients.
+    pub bytes_down: Counter,
+    /// How long those waited that were parked.
+    pub hold_time: Histogram,
+    /// How long upstreams took to be connected.
+    pub connect_time: Histogram,
+    /// How long upstreams took to answer.
+    pub response_time: Histogram,
+    /// From beginning to end.
+    pub total_time: Histogram,
 }
 
 impl RouteStats {
+    /// The rest, if the route has been used.
+    #[must_use]
+    pub fn detail(&self) -> Option<&RouteDetail> {
+        self.detail.get().map(|detail| &**detail)
+    }
+
+    /// Counts a request or session that is over.
+    pub fn over(&self, cause: Cause, timers: &Timers, bytes_up: u64, bytes_down: u64) {
+        let detail = self.detail.get_or_init(Box::default);
+        detail.ended[cause as usize].inc();
+        detail.bytes_up.add(bytes_up);
+        detail.bytes_down.add(bytes_down);
+        for (histogram, time) in [
+            (&detail.hold_time, timers.held),
+            (&detail.connect_time, timers.connect),
+            (&detail.response_time, timers.response),
+            (&detail.total_time, Some(timers.total)),
+        ] {
+            if let Some(time) = time {
+                histogram.observe(time);
+            }
+        }
+    }
+
     /// Counts an answer.
     pub fn answered(&self, status: u16) {
         if let Some(class) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
@@ -151,7 +204,7 @@ const WORKER_GAUGES: [Row<Counter>; 2] = [
 ];
 
 /// Name, meaning and source of what a worker counts; `_total` is appended to the name.
-const WORKER_COUNTERS: [Row<Counter>; 12] = [
+const WORKER_COUNTERS: [Row<Counter>; 13] = [
     ("accepted", "Downstream connections accepted", |c| {
         &c.accepted
     }),
@@ -194,6 +247,11 @@ const WORKER_COUNTERS: [Row<Counter>; 12] = [
         &c.bytes_down
     }),
     ("upstream_bytes", "Bytes sent to upstreams", |c| &c.bytes_up),
+    (
+        "access_dropped",
+        "Lines of the access log that were dropped because its writer was behind",
+        |c| &c.access_dropped,
+    ),
 ];
 
 /// Name, meaning and source of the durations that a worker measures, in s.

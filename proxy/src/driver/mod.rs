@@ -9,8 +9,10 @@
 //! | [`timers`] | deadlines of one worker |
 //! | [`listener`] | bound sockets |
 //! | [`live`] | the published table |
+//! | [`access`] | the writer of the access log |
 //! | [`admin`] | the admin API |
 
+pub mod access;
 pub mod admin;
 pub mod edge;
 pub mod listener;

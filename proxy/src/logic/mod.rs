@@ -6,7 +6,9 @@
 //! | [`table`] | which route a key leads to |
 //! | [`gate`] | who is admitted, parked or refused |
 //! | [`session`] | one connection: events in, actions out |
+//! | [`access`] | what is known of a request once it is over, and its line in the log |
 
+pub mod access;
 pub mod gate;
 pub mod host;
 pub mod http;

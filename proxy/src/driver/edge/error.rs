@@ -95,6 +95,15 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log {path}: make its directory, or change log.access_file")]
+    AccessLog {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A route of the configuration cannot be served.
     #[error("cannot serve the routes of the configuration")]
     Routes(#[from] EdgeError),

@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 pub use self::error::{EdgeError, StartError};
 use super::{
+    access,
     listener::{self, Listener},
     live::Live,
     worker::{Mail, Mailbox, Worker, deliver},
@@ -52,6 +53,7 @@ pub struct Edge {
     counters: Vec<Arc<Counters>>,
     bell: Arc<Ringer>,
     quiesce_time: Histogram,
+    access: access::Handle,
     started: Instant,
     change: Mutex<Change>,
 }
@@ -93,13 +95,25 @@ impl Edge {
     /// Names the address that cannot be bound or the route that cannot be served.
     pub fn start(config: Config) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), StartError> {
         let live = Live::new(Table::new());
+        let access = access::Handle::start(config.access.clone()).map_err(|source| {
+            StartError::AccessLog {
+                path: config.access.file.clone().unwrap_or_default(),
+                source,
+            }
+        })?;
         let mut mailboxes = Vec::new();
         let mut counters = Vec::new();
         let mut workers = Vec::new();
         for number in 0..config.workers {
             let mine = Arc::new(Counters::default());
-            let (worker, mailbox) = Worker::new(number, &config, live.reader(), Arc::clone(&mine))
-                .map_err(StartError::Worker)?;
+            let (worker, mailbox) = Worker::new(
+                number,
+                &config,
+                live.reader(),
+                Arc::clone(&mine),
+                access.clone(),
+            )
+            .map_err(StartError::Worker)?;
             workers.push(worker);
             mailboxes.push(mailbox);
             counters.push(mine);
@@ -110,6 +124,7 @@ impl Edge {
             counters,
             bell: Arc::default(),
             quiesce_time: Histogram::default(),
+            access,
             started: Instant::now(),
             change: Mutex::new(Change {
                 listeners: Vec::new(),
@@ -161,6 +176,12 @@ impl Edge {
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
+    }
+
+    /// The access log.
+    #[must_use]
+    pub fn access(&self) -> &access::Handle {
+        &self.access
     }
 
     /// How long quiesces took that succeeded.

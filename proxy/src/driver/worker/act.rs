@@ -17,7 +17,7 @@ use crate::{
     },
     logic::{
         gate::Seat,
-        session::{Action, ConnectFailure, Cx, Ending, Event, Reuse, Side},
+        session::{Access, Action, ConnectFailure, Cx, Ending, Event, Reuse, Side},
     },
 };
 
@@ -50,11 +50,17 @@ impl Worker {
             counters: &self.counters,
             out: [&mut down.out, &mut up.out],
             actions: &mut actions,
+            access: Access {
+                wanted: self.access.is_wanted(),
+                records: &mut self.records,
+                moved: [0, 1].map(|side: usize| slot.moved[side] - before[side] as u64),
+            },
         };
         slot.session.handle(event, &mut cx);
         for side in [Side::Downstream, Side::Upstream] {
             let out = &mut slot.flows[side as usize].out;
             let written = out.len().saturating_sub(before[side as usize]);
+            slot.moved[side as usize] += written as u64;
             if out.is_empty() {
                 self.pipes.spare(std::mem::take(out));
             } else if written > 0 {

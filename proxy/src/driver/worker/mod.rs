@@ -28,6 +28,7 @@ use slab::Slab;
 
 use self::slot::Slot;
 use super::{
+    access,
     listener::Listener,
     live::Reader,
     pool::{Pool, Upstream},
@@ -37,8 +38,9 @@ use super::{
 use crate::{
     config::{Config, WorkerLimits},
     logic::{
+        access::Record,
         gate::{Call, Gate, Seat},
-        session::{Action, Cx, Event, Session, http, opaque},
+        session::{Access, Action, Cx, Event, Session, http, opaque},
     },
     metrics::Counters,
 };
@@ -135,6 +137,9 @@ pub struct Worker {
     resting: bool,
     drain_until: Option<Instant>,
     now: Instant,
+    access: access::Handle,
+    /// Requests and sessions that were over in this turn.
+    records: Vec<Record>,
 }
 
 impl Worker {
@@ -147,6 +152,7 @@ impl Worker {
         config: &Config,
         tables: Reader,
         counters: Arc<Counters>,
+        access: access::Handle,
     ) -> io::Result<(Self, Mailbox)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), token(KIND_WAKER, 0))?);
@@ -174,6 +180,8 @@ impl Worker {
             resting: false,
             drain_until: None,
             now: Instant::now(),
+            access,
+            records: Vec::new(),
         };
         Ok((worker, Mailbox { sender, waker }))
     }
@@ -226,6 +234,10 @@ impl Worker {
         self.accept();
         self.fire();
         self.run_ready();
+        if !self.records.is_empty() {
+            let dropped = self.access.send(&mut self.records);
+            self.counters.access_dropped.add(dropped);
+        }
         Ok(())
     }
 
@@ -431,6 +443,11 @@ impl Worker {
             counters: &self.counters,
             out: [&mut down, &mut up],
             actions: &mut actions,
+            access: Access {
+                wanted: self.access.is_wanted(),
+                records: &mut self.records,
+                moved: [0, 0],
+            },
         };
         let session = match kind {
             ListenerKind::Tcp => Session::Opaque(opaque::Session::tcp(address.port(), &mut cx)),

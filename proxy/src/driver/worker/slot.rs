@@ -33,6 +33,8 @@ pub(super) struct Slot {
     pub(super) hangup_told: [bool; 2],
     /// The time of its entry in the timers.
     armed: Option<Instant>,
+    /// Bytes moved to each side.
+    pub(super) moved: [u64; 2],
     pub(super) queued: bool,
     parked: bool,
     pub(super) done: bool,
@@ -58,6 +60,7 @@ impl Slot {
             closing: None,
             hangup_told: [false; 2],
             armed: None,
+            moved: [0; 2],
             queued: false,
             parked: false,
             done: false,
@@ -274,6 +277,7 @@ impl Worker {
             Ok(bytes) => {
                 let from = side.other();
                 self.count_bytes(side, bytes);
+                slot.moved[side as usize] += bytes;
                 self.event(slot, index, Event::Piped { from, bytes });
                 true
             }
@@ -394,6 +398,7 @@ impl Worker {
         let mut progress = false;
         if pumped.bytes > 0 {
             self.count_bytes(side.other(), pumped.bytes);
+            slot.moved[side.other() as usize] += pumped.bytes;
             let news = Event::Piped {
                 from: side,
                 bytes: pumped.bytes,

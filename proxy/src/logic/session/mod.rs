@@ -25,9 +25,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flocker_api::route::OnMove;
+use flocker_api::route::{OnMove, RouteKey};
 
 use super::{
+    access::{Cause, End, Protocol, Record, Visit},
     gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
     table::RouteTable,
 };
@@ -116,6 +117,18 @@ pub enum ConnectFailure {
     TimedOut,
     /// We have no descriptor, port or memory for it.
     NoResources,
+}
+
+impl ConnectFailure {
+    /// What it is called in the access log.
+    #[must_use]
+    pub(crate) fn cause(self) -> Cause {
+        match self {
+            Self::Refused => Cause::Upstream,
+            Self::TimedOut => Cause::UpstreamTimeout,
+            Self::NoResources => Cause::Resources,
+        }
+    }
 }
 
 /// What the driver shall do.
@@ -214,12 +227,46 @@ pub struct Cx<'a> {
     pub out: [&'a mut Vec<u8>; 2],
     /// To be done, in order, after what is to be written has been handed over.
     pub actions: &'a mut Vec<Action>,
+    /// What is handed over of those that are over.
+    pub access: Access<'a>,
+}
+
+/// Where visits begin and end.
+pub struct Access<'a> {
+    /// Whether they are written.
+    pub wanted: bool,
+    /// Those that are over.
+    pub records: &'a mut Vec<Record>,
+    /// Bytes that the connection had moved to each side before this event.
+    pub moved: [u64; 2],
 }
 
 impl Cx<'_> {
     /// Appends to what is to be written to a side.
     pub fn write(&mut self, side: Side, bytes: &[u8]) {
         self.out[side as usize].extend_from_slice(bytes);
+    }
+
+    /// A visit that began at this time.
+    #[must_use]
+    pub fn visit(&self, protocol: Protocol, began: Instant) -> Box<Visit> {
+        Box::new(Visit::new(protocol, began, self.moved()))
+    }
+
+    /// Ends a visit.
+    pub fn end(&mut self, visit: Option<Box<Visit>>) {
+        let Some(visit) = visit else { return };
+        let end = End {
+            now: self.now,
+            client: self.client,
+            moved: self.moved(),
+        };
+        self.access.records.extend(visit.end(&end));
+    }
+
+    /// Bytes that the connection has moved to each side, with what is to be written.
+    fn moved(&self) -> [u64; 2] {
+        [0, 1].map(|side: usize| self.access.moved[side] + self.out[side].len() as u64)
     }
 
     /// Orders an action.
@@ -250,6 +297,7 @@ impl Key {
         }?;
         let upstreams = &entry.route.upstreams;
         Some(Found {
+            key: &entry.route.key,
             gate: &entry.gate,
             // Invariant: the table refuses a route without upstreams.
             to: upstreams.get(attempt % upstreams.len().max(1))?.socket()?,
@@ -260,6 +308,7 @@ impl Key {
 }
 
 struct Found<'t> {
+    key: &'t RouteKey,
     gate: &'t Arc<Gate>,
     to: SocketAddr,
     upstreams: usize,

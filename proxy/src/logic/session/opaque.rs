@@ -19,9 +19,10 @@ use super::{
     Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
     dial::{Dial, Next},
     resolve,
-    tunnel::{Course, Tunnel},
+    tunnel::{Course, Tunnel, tunnel_over},
 };
 use crate::logic::{
+    access::{Cause, Phase, Protocol, Visit, Words},
     gate::{Admission, Gate, Place},
     sniff::{
         SniffLimits,
@@ -35,6 +36,8 @@ pub struct Session {
     key: Key,
     /// What the client sent before there was an upstream (a ClientHello).
     ahead: Vec<u8>,
+    /// Until it is over.
+    visit: Option<Box<Visit>>,
     state: State,
 }
 
@@ -63,6 +66,7 @@ impl Session {
         let mut session = Self {
             key: Key::Tcp(port),
             ahead: Vec::new(),
+            visit: Some(cx.visit(Protocol::Tcp, cx.now)),
             state: State::Closed { _admission: None },
         };
         session.arrive(cx);
@@ -75,6 +79,7 @@ impl Session {
         Self {
             key: Key::Https(String::new()),
             ahead: Vec::new(),
+            visit: Some(cx.visit(Protocol::Tls, cx.now)),
             state: State::Sniffing {
                 until: cx.now + cx.limits.hello_timeout,
             },
@@ -98,12 +103,20 @@ impl Session {
             // Dropping the place frees it.
             (State::Sniffing { .. }, Event::Timer | Event::Drain | Event::Eof(_))
             | (State::Parked { .. }, Event::Hangup(_)) => {
+                self.blame(match event {
+                    Event::Timer => Cause::ClientTimeout,
+                    Event::Drain => Cause::Stop,
+                    _ => Cause::Client,
+                });
                 self.end(None, Ending::Clean, cx);
             }
 
             (State::Connecting { admission, .. }, Event::Connected { .. }) => {
                 cx.out[Side::Upstream as usize].append(&mut self.ahead);
                 self.ahead = Vec::new();
+                if let Some(visit) = &mut self.visit {
+                    visit.connected(cx.now, Phase::Data);
+                }
                 self.state = State::Relaying(Tunnel::new(admission, cx));
             }
             (State::Connecting { admission, dial }, Event::ConnectFailed(failure)) => {
@@ -127,6 +140,7 @@ impl Session {
 
             (state, Event::Broken(_)) => {
                 drop(state);
+                self.blame(Cause::Client);
                 self.end(None, Ending::Clean, cx);
             }
             // Nothing to do: news that is not for this state, such as a call for a place that
@@ -138,7 +152,12 @@ impl Session {
     fn relaying(&mut self, mut tunnel: Tunnel, event: Event<'_>, cx: &mut Cx<'_>) {
         match tunnel.handle(event, &self.key, cx) {
             Course::On => self.state = State::Relaying(tunnel),
-            Course::End(ending) => self.end(Some(tunnel.into_admission()), ending, cx),
+            Course::End(ending) => {
+                if let Some(visit) = &mut self.visit {
+                    tunnel_over(visit, &event, ending);
+                }
+                self.end(Some(tunnel.into_admission()), ending, cx);
+            }
             // A ClientHello has been sent, so there is no way back for TLS.
             Course::Untouched if matches!(self.key, Key::Tcp(_)) => {
                 cx.act(Action::DropUpstream);
@@ -147,6 +166,7 @@ impl Session {
             }
             Course::Untouched => {
                 tunnel.admission().gate().count_closed();
+                self.blame(Cause::Move);
                 self.end(Some(tunnel.into_admission()), Ending::Linger, cx);
             }
         }
@@ -196,14 +216,28 @@ impl Session {
             }
             Sniff::NoSni | Sniff::Malformed(_) => {
                 cx.counters.malformed.inc();
+                self.blame(Cause::Policy);
                 self.end(None, Ending::Clean, cx);
             }
         }
     }
 
     fn arrive(&mut self, cx: &mut Cx<'_>) {
+        let words = cx.access.wanted.then(|| Words {
+            host: match &self.key {
+                Key::Https(name) => name.clone(),
+                _ => String::new(),
+            },
+            ..Words::default()
+        });
+        if let Some(visit) = &mut self.visit {
+            visit.headed(cx.now, words);
+        }
         if let Some(found) = self.key.find(cx.tables.current(), 0) {
             found.gate.stats.requests.inc();
+            if let Some(visit) = &mut self.visit {
+                visit.routed(found.key, found.gate);
+            }
         }
         self.admit(cx);
     }
@@ -215,13 +249,19 @@ impl Session {
 
     fn admitted(&mut self, verdict: Admit, cx: &mut Cx<'_>) {
         match verdict {
-            Admit::Parked(place) => self.state = State::Parked { place },
+            Admit::Parked(place) => {
+                if let Some(visit) = &mut self.visit {
+                    visit.parked(cx.now);
+                }
+                self.state = State::Parked { place };
+            }
             Admit::Go(way) => {
                 let dial = Dial::new(cx.now, cx.limits.connect_hold);
                 self.connect(way, dial, cx);
             }
             Admit::Refused => {
                 cx.counters.refused.inc();
+                self.blame(Cause::Gate);
                 if let Some(found) = self.key.find(cx.tables.current(), 0) {
                     found.gate.stats.failed.inc();
                 }
@@ -229,12 +269,16 @@ impl Session {
             }
             Admit::NoRoute => {
                 cx.counters.no_route.inc();
+                self.blame(Cause::Policy);
                 self.end(None, Ending::Clean, cx);
             }
         }
     }
 
     fn connect(&mut self, way: Way, dial: Dial, cx: &mut Cx<'_>) {
+        if let Some(visit) = &mut self.visit {
+            visit.connecting(cx.now, way.to);
+        }
         cx.act(Action::Connect {
             to: way.to,
             reuse: Reuse::Never,
@@ -264,6 +308,7 @@ impl Session {
             Next::GiveUp => {
                 cx.counters.upstream_errors.inc();
                 admission.gate().stats.failed.inc();
+                self.blame(failure.cause());
                 self.end(Some(admission), Ending::Clean, cx);
             }
         }
@@ -297,7 +342,14 @@ impl Session {
         }
     }
 
+    fn blame(&mut self, cause: Cause) {
+        if let Some(visit) = &mut self.visit {
+            visit.blame(cause);
+        }
+    }
+
     fn end(&mut self, admission: Option<Admission>, ending: Ending, cx: &mut Cx<'_>) {
+        cx.end(self.visit.take());
         self.ahead = Vec::new();
         self.state = State::Closed {
             _admission: admission,

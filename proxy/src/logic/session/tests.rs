@@ -12,11 +12,12 @@ use flocker_api::{
 };
 
 use super::{
-    Action, ConnectFailure, Cx, Ending, Event, Reuse, Session, SessionLimits, Side, Table, Tables,
-    Want, http, opaque,
+    Access, Action, ConnectFailure, Cx, Ending, Event, Reuse, Session, SessionLimits, Side, Table,
+    Tables, Want, http, opaque,
 };
 use crate::{
     logic::{
+        access::{Cause, Phase, Record},
         gate::{Bell, Call, Gate, Quiet, Seat},
         test_clock,
     },
@@ -78,6 +79,8 @@ struct Rig {
     /// What was written, by side, since it was last taken.
     out: [Vec<u8>; 2],
     actions: Vec<Action>,
+    /// What is over.
+    records: Vec<Record>,
 }
 
 impl Rig {
@@ -101,6 +104,7 @@ impl Rig {
             now: test_clock(),
             out: [Vec::new(), Vec::new()],
             actions: Vec::new(),
+            records: Vec::new(),
         }
     }
 
@@ -127,6 +131,11 @@ impl Rig {
             counters: &self.counters,
             out: [down, up],
             actions: &mut self.actions,
+            access: Access {
+                wanted: true,
+                records: &mut self.records,
+                moved: [0, 0],
+            },
         };
         self.session = run(self.session.take(), &mut cx);
     }
@@ -546,4 +555,83 @@ fn a_silent_tunnel_ends_at_its_idle_limit_and_not_before() {
     rig.event(Event::Piped { from: UP, bytes: 1 });
     assert_eq!(rig.let_time_pass(), [], "bytes have moved since");
     assert_eq!(rig.let_time_pass(), [Action::Close(Ending::Clean)]);
+}
+
+impl Rig {
+    /// How the last visit ended: its letters, its status, how long it was held.
+    fn ended(&self) -> (Cause, Phase, u16, Option<Duration>) {
+        let record = self.records.last().unwrap();
+        (
+            record.cause,
+            record.phase,
+            record.status,
+            record.timers.held,
+        )
+    }
+}
+
+#[test]
+fn a_request_leaves_one_record_with_its_times_and_bytes() {
+    let mut rig = Rig::http();
+    rig.event(Event::Bytes(DOWN, GET));
+    rig.now += Duration::from_millis(3);
+    rig.event(Event::Connected { reused: false });
+    rig.now += Duration::from_millis(7);
+    rig.event(Event::Bytes(UP, OK));
+    assert_eq!(rig.ended(), (Cause::Done, Phase::Over, 200, None));
+    let record = &rig.records[0];
+    assert_eq!(record.timers.connect, Some(Duration::from_millis(3)));
+    assert_eq!(record.timers.response, Some(Duration::from_millis(7)));
+    assert_eq!(
+        (&*record.words.method, &*record.words.target),
+        ("GET", "/a")
+    );
+    assert_eq!(record.words.route, "http:notes.demo");
+    assert!(record.bytes_down >= OK.len() as u64 && record.bytes_up >= GET.len() as u64);
+    assert_eq!(rig.records.len(), 1);
+}
+
+#[test]
+fn records_say_who_ended_a_request_and_when() {
+    let mut rig = Rig::http();
+    rig.event(Event::Bytes(DOWN, b"NONSENSE\r\n\r\n"));
+    assert_eq!(rig.ended(), (Cause::Policy, Phase::Head, 400, None));
+
+    let mut rig = Rig::http();
+    rig.event(Event::Bytes(
+        DOWN,
+        b"GET / HTTP/1.1\r\nHost: nobody.demo\r\n\r\n",
+    ));
+    assert_eq!(rig.ended(), (Cause::Policy, Phase::Head, 404, None));
+
+    let mut rig = Rig::http();
+    let gate = rig.gate("http:notes.demo");
+    gate.pause(Token(1), HoldLimits::default(), rig.now)
+        .unwrap();
+    rig.event(Event::Bytes(DOWN, GET));
+    rig.now += Duration::from_millis(40);
+    rig.event(Event::Hangup(DOWN));
+    let held = Some(Duration::from_millis(40));
+    assert_eq!(rig.ended(), (Cause::Client, Phase::Held, 0, held));
+
+    let mut rig = Rig::http();
+    rig.event(Event::Bytes(DOWN, GET));
+    rig.event(Event::Connected { reused: false });
+    rig.event(Event::Eof(UP));
+    assert_eq!(rig.ended(), (Cause::Upstream, Phase::Response, 502, None));
+}
+
+#[test]
+fn an_opaque_session_leaves_one_record() {
+    let mut rig = Rig::tcp();
+    rig.event(Event::Connected { reused: false });
+    rig.event(Event::Eof(DOWN));
+    rig.event(Event::Eof(UP));
+    assert_eq!(rig.ended(), (Cause::Done, Phase::Over, 0, None));
+    assert_eq!(rig.records[0].words.route, "tcp:5432");
+
+    let mut rig = Rig::tcp();
+    rig.event(Event::Connected { reused: false });
+    rig.event(Event::Broken(UP));
+    assert_eq!(rig.ended(), (Cause::Upstream, Phase::Data, 0, None));
 }

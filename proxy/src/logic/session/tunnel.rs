@@ -10,7 +10,10 @@ use std::{sync::Arc, time::Instant};
 use flocker_api::route::OnMove;
 
 use super::{Action, Cx, Ending, Event, Key, Side, Want, on_move};
-use crate::logic::gate::Admission;
+use crate::logic::{
+    access::{Cause, Visit},
+    gate::Admission,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -113,6 +116,17 @@ impl Tunnel {
 
     pub(super) fn into_admission(self) -> Admission {
         self.admission
+    }
+}
+
+/// Who ended a tunnel, as its visit shall know it.
+pub(super) fn tunnel_over(visit: &mut Visit, event: &Event<'_>, ending: Ending) {
+    match (event, ending) {
+        (Event::Timer, _) => visit.blame(Cause::ClientTimeout),
+        (Event::Quiesce(_), _) => visit.blame(Cause::Move),
+        (_, Ending::Reset(Side::Upstream)) => visit.blame(Cause::Client),
+        (_, Ending::Reset(Side::Downstream)) => visit.blame(Cause::Upstream),
+        _ => visit.over(),
     }
 }
 

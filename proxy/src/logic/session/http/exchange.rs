@@ -41,6 +41,8 @@ pub(super) struct Exchange {
     partial: Vec<u8>,
     keep_upstream: bool,
     until: Instant,
+    /// The status of the response; 0 until its head is there.
+    pub(super) status: u16,
 }
 
 /// How far the request's body is.
@@ -111,6 +113,7 @@ impl Exchange {
             keep_upstream: true,
             keep_downstream: request.head.keep_alive,
             until: cx.now,
+            status: 0,
             admission,
             request,
         };
@@ -315,6 +318,7 @@ impl Exchange {
                 continue;
             }
             self.admission.gate().stats.answered(head.status);
+            self.status = head.status;
             if head.switching {
                 write_downstream_head(&head, head_bytes, &asked, true, out);
                 cx.write(Side::Downstream, rest);

@@ -29,9 +29,10 @@ use super::{
     Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
     dial::{Dial, Next},
     resolve,
-    tunnel::{Course, Tunnel},
+    tunnel::{Course, Tunnel, tunnel_over},
 };
 use crate::logic::{
+    access::{Cause, Phase, Protocol, Visit, Words},
     gate::{Admission, Gate, Place},
     http::{
         HeadLimits, Method, RequestHead, Verdict, parse_request,
@@ -56,6 +57,8 @@ pub struct Session {
     state: State,
     /// The edge is stopping: no further request on this connection.
     draining: bool,
+    /// The request's, until it is over.
+    visit: Option<Box<Visit>>,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,7 @@ impl Session {
                 until: cx.now + cx.limits.head_timeout,
             },
             draining: false,
+            visit: None,
         }
     }
 
@@ -122,6 +126,7 @@ impl Session {
             }
             // Dropping the place frees it.
             (State::Parked { .. }, Event::Hangup(Side::Downstream)) => {
+                self.blame(Cause::Client);
                 self.close(None, Ending::Clean, cx);
             }
 
@@ -132,6 +137,9 @@ impl Session {
                 Event::Connected { reused },
             ) => {
                 let exchange = Exchange::begin(admission, request, reused, &mut self.ahead, cx);
+                if let Some(visit) = &mut self.visit {
+                    visit.connected(cx.now, Phase::Response);
+                }
                 self.state = State::Exchange(Box::new(exchange));
             }
             (
@@ -145,13 +153,24 @@ impl Session {
 
             (State::Exchange(mut exchange), event) => {
                 let turn = exchange.handle(event, &mut self.ahead, self.draining, cx);
+                if exchange.status > 0
+                    && let Some(visit) = &mut self.visit
+                {
+                    visit.responded(cx.now, exchange.status);
+                }
                 self.turn(exchange, turn, cx);
             }
             (State::Tunnel(mut tunnel), event) => match tunnel.handle(event, &self.key, cx) {
                 Course::On => self.state = State::Tunnel(tunnel),
-                Course::End(ending) => self.close(Some(tunnel.into_admission()), ending, cx),
+                Course::End(ending) => {
+                    if let Some(visit) = &mut self.visit {
+                        tunnel_over(visit, &event, ending);
+                    }
+                    self.close(Some(tunnel.into_admission()), ending, cx);
+                }
                 Course::Untouched => {
                     tunnel.admission().gate().count_closed();
+                    self.blame(Cause::Move);
                     self.close(Some(tunnel.into_admission()), Ending::Linger, cx);
                 }
             },
@@ -215,7 +234,11 @@ impl Session {
             Event::Timer | Event::Drain if self.ahead.is_empty() => {
                 self.close(None, Ending::Clean, cx);
             }
-            Event::Timer if cx.now >= until => self.refuse(408, false, cx),
+            Event::Timer if cx.now >= until => {
+                self.arrived(None, cx);
+                self.blame(Cause::ClientTimeout);
+                self.refuse(408, false, cx);
+            }
             Event::Eof(_) | Event::Broken(_) | Event::Unwritable(_) => {
                 self.close(None, Ending::Clean, cx);
             }
@@ -234,6 +257,8 @@ impl Session {
             Verdict::NeedMore => {}
             Verdict::Reject(reason) => {
                 cx.counters.malformed.inc();
+                self.arrived(None, cx);
+                self.blame(Cause::Policy);
                 self.refuse(reason.status(), false, cx);
             }
             Verdict::Head(head) => {
@@ -245,11 +270,39 @@ impl Session {
                     head: Box::new(head),
                     arrived: cx.now,
                 };
+                self.arrived(Some(&request.head), cx);
                 if let Some(found) = self.key.find(cx.tables.current(), 0) {
                     found.gate.stats.requests.inc();
+                    if let Some(visit) = &mut self.visit {
+                        visit.routed(found.key, found.gate);
+                    }
                 }
                 self.admit(request, cx);
             }
+        }
+    }
+
+    /// A head has come to its end, or will not.
+    fn arrived(&mut self, head: Option<&RequestHead>, cx: &mut Cx<'_>) {
+        let State::Reading { until } = self.state else {
+            return;
+        };
+        let began = until.checked_sub(cx.limits.head_timeout);
+        let mut visit = cx.visit(Protocol::Http1, began.unwrap_or(cx.now));
+        let words = cx.access.wanted.then(|| match head {
+            Some(head) => {
+                let bytes = &self.ahead[..head.head_bytes];
+                Words::of_head(bytes, head.path(bytes), head.host.as_str())
+            }
+            None => Words::default(),
+        });
+        visit.headed(cx.now, words);
+        self.visit = Some(visit);
+    }
+
+    fn blame(&mut self, cause: Cause) {
+        if let Some(visit) = &mut self.visit {
+            visit.blame(cause);
         }
     }
 
@@ -260,7 +313,12 @@ impl Session {
 
     fn admitted(&mut self, verdict: Admit, request: Request, cx: &mut Cx<'_>) {
         match verdict {
-            Admit::Parked(place) => self.state = State::Parked { place, request },
+            Admit::Parked(place) => {
+                if let Some(visit) = &mut self.visit {
+                    visit.parked(cx.now);
+                }
+                self.state = State::Parked { place, request };
+            }
             Admit::Go(way) => {
                 let dial = Dial::new(cx.now, cx.limits.connect_hold);
                 // A connection that its server is just closing costs an idempotent request a
@@ -273,6 +331,7 @@ impl Session {
             }
             Admit::Refused => {
                 cx.counters.refused.inc();
+                self.blame(Cause::Gate);
                 if let Some(found) = self.key.find(cx.tables.current(), 0) {
                     found.gate.stats.failed.inc();
                     found.gate.stats.answered(503);
@@ -281,12 +340,16 @@ impl Session {
             }
             Admit::NoRoute => {
                 cx.counters.no_route.inc();
+                self.blame(Cause::Policy);
                 self.answer(404, &request, true, cx);
             }
         }
     }
 
     fn connect(&mut self, way: Way, dial: Dial, request: Request, reuse: Reuse, cx: &mut Cx<'_>) {
+        if let Some(visit) = &mut self.visit {
+            visit.connecting(cx.now, way.to);
+        }
         cx.act(Action::Connect {
             to: way.to,
             reuse,
@@ -324,6 +387,7 @@ impl Session {
             Event::Broken(Side::Downstream) | Event::Unwritable(Side::Downstream) => {
                 cx.act(Action::DropUpstream);
                 drop(admission);
+                self.blame(Cause::Client);
                 return self.close(None, Ending::Clean, cx);
             }
             _ => {}
@@ -359,6 +423,7 @@ impl Session {
             }
             Next::GiveUp => {
                 cx.counters.upstream_errors.inc();
+                self.blame(failure.cause());
                 let status = match failure {
                     ConnectFailure::TimedOut => 504,
                     ConnectFailure::Refused | ConnectFailure::NoResources => 503,
@@ -390,6 +455,9 @@ impl Session {
         match turn {
             Turn::On => self.state = State::Exchange(exchange),
             Turn::Complete => {
+                if let Some(visit) = &mut self.visit {
+                    visit.over();
+                }
                 let taken = cx.now.saturating_duration_since(exchange.request.arrived);
                 cx.counters.request_time.observe(taken);
                 cx.act(match exchange.may_keep_upstream() {
@@ -417,6 +485,9 @@ impl Session {
             }
             Turn::Again => {
                 cx.counters.retries.inc();
+                if let Some(visit) = &mut self.visit {
+                    visit.again();
+                }
                 cx.act(Action::DropUpstream);
                 let dial = Dial::new(cx.now, cx.limits.connect_hold);
                 let Exchange {
@@ -425,6 +496,12 @@ impl Session {
                 self.connect_again(admission, dial, request, cx);
             }
             Turn::Fail(status) => {
+                self.blame(match status {
+                    408 => Cause::ClientTimeout,
+                    502 => Cause::Upstream,
+                    504 => Cause::UpstreamTimeout,
+                    _ => Cause::Policy,
+                });
                 cx.act(Action::DropUpstream);
                 exchange.release(&mut self.ahead);
                 let sent = exchange.is_sent();
@@ -438,6 +515,10 @@ impl Session {
                 self.fail_after(status, &request, admission.gate(), sent, cx);
             }
             Turn::Abort(ending) => {
+                self.blame(match ending {
+                    Ending::Reset(Side::Downstream) => Cause::Upstream,
+                    _ => Cause::Client,
+                });
                 cx.act(Action::DropUpstream);
                 self.close(None, ending, cx);
             }
@@ -508,11 +589,15 @@ impl Session {
             close,
             head_only: method == Some(Method::Head),
         };
+        if let Some(visit) = &mut self.visit {
+            visit.answered(status);
+        }
         write_reply(&reply, cx.out[Side::Downstream as usize]);
     }
 
     /// Waits for the next request, or goes on with one that has been pipelined.
     fn next(&mut self, cx: &mut Cx<'_>) {
+        cx.end(self.visit.take());
         if self.ahead.is_empty() {
             if self.ahead.capacity() > IDLE_BUFFER {
                 self.ahead = Vec::new();
@@ -529,6 +614,12 @@ impl Session {
     }
 
     fn close(&mut self, admission: Option<Admission>, ending: Ending, cx: &mut Cx<'_>) {
+        if let Some(visit) = &mut self.visit
+            && !visit.is_settled()
+        {
+            visit.blame(Cause::Client);
+        }
+        cx.end(self.visit.take());
         self.ahead = Vec::new();
         self.state = State::Closed {
             _admission: admission,
