@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `GET /v1/status` | | [`EdgeStatus`] |
 //! | `GET /v1/routes` | | [`RouteTable`] |
-//! | `GET /v1/routes/{key}` | | [`RouteStatus`] |
+//! | `GET /v1/routes/{key}`, the key as [`crate::route::RouteKey::in_url`] writes it | | [`RouteStatus`] |
 //! | `POST /v1/routes` | [`crate::route::Transaction`] | [`TransactionReply`] |
 //! | `POST /v1/gates/{pause,quiesce,switch,resume}` | [`crate::gate`] | |
 //! | `GET /metrics`, `/healthz`, `/readyz` | | text |

@@ -26,6 +26,7 @@ pub mod error;
 pub mod gate;
 pub mod host;
 pub mod name;
+pub mod path;
 pub mod replication;
 pub mod route;
 pub mod termination;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{HostPattern, InvalidHostname},
+    path::{InvalidPrefix, PathPrefix},
     termination::{Tls, UpstreamTls},
     upstream::Upstream,
 };
@@ -31,24 +32,28 @@ impl fmt::Display for Generation {
     }
 }
 
-/// What a route matches: `tcp:5432`, `http:example.com`, `https:*.example.com`.
+/// What a route matches: `tcp:5432`, `http:example.com`, `http:example.com/api`,
+/// `https:*.example.com`.
+///
+/// Of the routes of a host the longest matching prefix wins, on segment borders
+/// ([`crate::path`]); the routes of the exact host come before those of a wildcard.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum RouteKey {
     /// Every connection to this port, opaque.
     Tcp(NonZeroU16),
-    /// Plain HTTP requests by their Host.
-    Http(HostPattern),
+    /// Plain HTTP requests by their Host and path.
+    Http(HostPattern, PathPrefix),
     /// TLS connections by the SNI of their ClientHello: passed through undecrypted, or ended
-    /// at the edge ([`Tls`]).
-    Https(HostPattern),
+    /// at the edge ([`Tls`]); only then may it be below a path.
+    Https(HostPattern, PathPrefix),
 }
 
 /// Why a text is not a route key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRouteKey {
     /// Neither `tcp:`, `http:` nor `https:`.
-    #[error("'{0}' is not a route key: write tcp:PORT, http:HOST or https:HOST")]
+    #[error("'{0}' is not a route key: write tcp:PORT, http:HOST[/PATH] or https:HOST[/PATH]")]
     Kind(String),
     /// The part after `tcp:` is not 1 to 65535.
     #[error("'{0}' is not a route key: the port must be 1 to 65535")]
@@ -62,18 +67,21 @@ pub enum InvalidRouteKey {
         #[source]
         source: InvalidHostname,
     },
+    /// The part after the host is no path prefix.
+    #[error("'{key}' is not a route key")]
+    Path {
+        /// The whole key.
+        key: String,
+        /// What is wrong with its path.
+        #[source]
+        source: InvalidPrefix,
+    },
 }
 
 impl FromStr for RouteKey {
     type Err = InvalidRouteKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidRouteKey> {
-        let host = |host: &str| {
-            host.parse().map_err(|source| InvalidRouteKey::Host {
-                key: text.to_owned(),
-                source,
-            })
-        };
         match text.split_once(':') {
             Some(("tcp", port)) => {
                 // u16::from_str takes a leading '+'; a port does not.
@@ -82,10 +90,44 @@ impl FromStr for RouteKey {
                 port.map(Self::Tcp)
                     .ok_or_else(|| InvalidRouteKey::Port(text.to_owned()))
             }
-            Some(("http", name)) => host(name).map(Self::Http),
-            Some(("https", name)) => host(name).map(Self::Https),
+            Some(("http", rest)) => site(text, rest).map(|(host, path)| Self::Http(host, path)),
+            Some(("https", rest)) => site(text, rest).map(|(host, path)| Self::Https(host, path)),
             _ => Err(InvalidRouteKey::Kind(text.to_owned())),
         }
+    }
+}
+
+/// What stands after the scheme of a key.
+fn site(key: &str, rest: &str) -> Result<(HostPattern, PathPrefix), InvalidRouteKey> {
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.parse().map_err(|source| InvalidRouteKey::Host {
+        key: key.to_owned(),
+        source,
+    })?;
+    let path = match path {
+        "" => PathPrefix::root(),
+        path => path.parse().map_err(|source| InvalidRouteKey::Path {
+            key: key.to_owned(),
+            source,
+        })?,
+    };
+    Ok((host, path))
+}
+
+impl RouteKey {
+    /// The path below which it matches; the root for keys without one.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Tcp(_) => "",
+            Self::Http(_, prefix) | Self::Https(_, prefix) => prefix.as_str(),
+        }
+    }
+
+    /// The key as a part of the path of a URL of the admin API.
+    #[must_use]
+    pub fn in_url(&self) -> String {
+        self.to_string().replace('%', "%25")
     }
 }
 
@@ -93,8 +135,8 @@ impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(port) => f.pad(&format!("tcp:{port}")),
-            Self::Http(host) => f.pad(&format!("http:{host}")),
-            Self::Https(host) => f.pad(&format!("https:{host}")),
+            Self::Http(host, path) => f.pad(&format!("http:{host}{path}")),
+            Self::Https(host, path) => f.pad(&format!("https:{host}{path}")),
         }
     }
 }
@@ -106,6 +148,7 @@ impl TryFrom<String> for RouteKey {
         // serde keeps only the message, so the cause is joined to it here.
         text.parse().map_err(|error: InvalidRouteKey| match &error {
             InvalidRouteKey::Host { source, .. } => format!("{error}: {source}"),
+            InvalidRouteKey::Path { source, .. } => format!("{error}: {source}"),
             InvalidRouteKey::Kind(_) | InvalidRouteKey::Port(_) => error.to_string(),
         })
     }
@@ -221,7 +264,13 @@ mod tests {
 
     #[test]
     fn keys_round_trip() {
-        for text in ["tcp:5432", "http:example.com", "https:*.example.com"] {
+        for text in [
+            "tcp:5432",
+            "http:example.com",
+            "https:*.example.com",
+            "http:example.com/api/v1",
+            "https:*.example.com/%C3%A4",
+        ] {
             let key: RouteKey = text.parse().unwrap();
             assert_eq!(key.to_string(), text);
             assert_eq!(
@@ -236,6 +285,7 @@ mod tests {
         let message = |text: &str| text.parse::<RouteKey>().unwrap_err().to_string();
         assert!(message("udp:53").contains("write tcp:PORT"));
         assert!(message("example.com").contains("write tcp:PORT"));
+        assert!(message("http:a/b//c").contains("not a route key"));
         assert!(message("tcp:0").contains("1 to 65535"));
         assert!(message("tcp:+80").contains("1 to 65535"));
         assert!(message("tcp:65536").contains("1 to 65535"));
@@ -245,6 +295,16 @@ mod tests {
                 .to_string()
                 .contains("empty label")
         );
+    }
+
+    #[test]
+    fn a_path_is_kept_in_its_normal_form() {
+        let key = |text: &str| text.parse::<RouteKey>().unwrap();
+        assert_eq!(key("http:A.b/"), key("http:a.b"));
+        assert_eq!(key("http:a.b/%61pi/").to_string(), "http:a.b/api");
+        assert_eq!(key("http:a.b/%c3%a4").in_url(), "http:a.b/%25C3%25A4");
+        assert_eq!(key("http:a.b/api").prefix(), "/api");
+        assert_eq!(key("tcp:1").prefix(), "");
     }
 
     #[test]

@@ -363,7 +363,8 @@ impl Peers {
 
     /// One route of an edge.
     pub async fn route(&self, name: &EdgeName, key: &RouteKey) -> Answer<RouteStatus> {
-        self.ask(edge(name), &format!("/v1/routes/{key}")).await
+        self.ask(edge(name), &format!("/v1/routes/{}", key.in_url()))
+            .await
     }
 
     /// Changes an edge's table.

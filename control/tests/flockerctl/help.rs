@@ -46,7 +46,7 @@ fn wrong_arguments_say_what_would_be_right() {
         ),
         (
             &["route", "add", "udp:1", "--to", "1.2.3.4:5"],
-            &["write tcp:PORT, http:HOST or https:HOST"],
+            &["write tcp:PORT, http:HOST[/PATH] or https:HOST[/PATH]"],
         ),
         (
             &["route", "add", "http:a..b", "--to", "1.2.3.4:5"],

@@ -146,7 +146,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/routes", get(routes).post(transact))
-        .route("/v1/routes/{key}", get(route))
+        .route("/v1/routes/{*key}", get(route))
         .route("/v1/gates/pause", post(pause))
         .route("/v1/gates/quiesce", post(quiesce))
         .route("/v1/gates/switch", post(switch))

@@ -167,7 +167,8 @@ impl Edge {
     }
 
     pub(crate) fn show(&self, key: &str) -> RouteStatus {
-        self.get(&format!("/v1/routes/{key}")).unwrap()
+        self.get(&format!("/v1/routes/{}", parse(key).in_url()))
+            .unwrap()
     }
 
     pub(crate) fn status(&self) -> EdgeStatus {

@@ -17,6 +17,8 @@ mod http;
 #[cfg(test)]
 mod mix;
 #[cfg(test)]
+mod paths;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod relay;

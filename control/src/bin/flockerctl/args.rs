@@ -217,6 +217,7 @@ pub(crate) enum NodeVerb {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Route keys: tcp:PORT, http:HOST, https:HOST; HOST may begin with '*.'.
+Below a host, http:HOST/PATH takes what begins with PATH; the longest one wins.
 
 Examples:
   flockerctl route ls

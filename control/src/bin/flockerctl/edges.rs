@@ -111,7 +111,9 @@ impl Edges {
         key: &RouteKey,
     ) -> Result<Vec<Answer<RouteStatus>>, ErrorBody> {
         if let Self::One(edge, name) = self {
-            let route = edge.get(&format!("/v1/routes/{key}"), DEADLINE).await;
+            let route = edge
+                .get(&format!("/v1/routes/{}", key.in_url()), DEADLINE)
+                .await;
             return Ok(vec![Answer::new(name.clone(), route)]);
         }
         let pick = |answer: Answer<RouteTable>| {

@@ -40,6 +40,7 @@ use crate::{
     logic::{
         access::Record,
         gate::{Call, Gate, Seat},
+        http::Scheme,
         session::{Access, Action, Cx, Event, Session, http, opaque},
     },
     metrics::Counters,
@@ -452,7 +453,7 @@ impl Worker {
         let session = match kind {
             ListenerKind::Tcp => Session::Opaque(opaque::Session::tcp(address.port(), &mut cx)),
             ListenerKind::Https => Session::Opaque(opaque::Session::https(&cx)),
-            ListenerKind::Http => Session::Http(Box::new(http::Session::new(&cx))),
+            ListenerKind::Http => Session::Http(Box::new(http::Session::new(Scheme::Http, &cx))),
         };
         let slot = Slot::new(session, conn, client, self.serial);
         entry.insert(Some(Box::new(slot)));

@@ -9,10 +9,12 @@
 //! | [`request`] | a client's head: host, framing, what goes to the upstream |
 //! | [`response`] | an upstream's head: framing, what goes to the client |
 //! | [`chunked`] | validates a chunked body that passes through |
+//! | [`path`] | how a path is read to find its route |
 //! | [`reply`] | the edge's own answers |
 
 pub mod chunked;
 mod fields;
+pub mod path;
 pub mod reply;
 pub mod request;
 pub mod response;
@@ -67,6 +69,35 @@ pub enum Version {
     Http10,
     /// HTTP/1.1
     Http11,
+}
+
+/// What a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// In clear.
+    Http,
+    /// TLS, terminated by the edge.
+    Https,
+}
+
+impl Scheme {
+    /// Its name in URLs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port that need not be named.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
 }
 
 /// What kind of method a request has.
@@ -150,6 +181,9 @@ pub enum RejectReason {
     /// A request target in no known form.
     #[error("malformed request target")]
     Target,
+    /// A path that others could read otherwise, where the path decides.
+    #[error("the path can be read in more than one way")]
+    Path,
     /// `#` in the request target.
     #[error("a fragment in the request target")]
     Fragment,

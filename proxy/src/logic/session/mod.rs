@@ -30,6 +30,7 @@ use flocker_api::route::{OnMove, RouteKey};
 use super::{
     access::{Cause, End, Protocol, Record, Visit},
     gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
+    http::Scheme,
     table::RouteTable,
 };
 use crate::metrics::Counters;
@@ -280,10 +281,17 @@ impl Cx<'_> {
 pub enum Key {
     /// The port that was connected to.
     Tcp(u16),
-    /// The normal form of the Host.
-    Http(String),
     /// The normal form of the SNI.
     Https(String),
+    /// What a request names.
+    Request {
+        /// What it came through.
+        scheme: Scheme,
+        /// The normal form of its Host.
+        host: String,
+        /// The beginning of its path, see [`crate::logic::http::path::normalise`].
+        path: String,
+    },
 }
 
 impl Key {
@@ -292,8 +300,11 @@ impl Key {
     fn find<'t>(&self, table: &'t Table, attempt: usize) -> Option<Found<'t>> {
         let entry = match self {
             Self::Tcp(port) => table.lookup_tcp(*port),
-            Self::Http(host) => table.lookup_http(host),
-            Self::Https(host) => table.lookup_https(host),
+            Self::Https(host) => table.lookup_https(host, ""),
+            Self::Request { scheme, host, path } => match scheme {
+                Scheme::Http => table.lookup_http(host, path),
+                Scheme::Https => table.lookup_https(host, path),
+            },
         }?;
         let upstreams = &entry.route.upstreams;
         Some(Found {

@@ -19,6 +19,7 @@ use crate::{
     logic::{
         access::{Cause, Phase, Record},
         gate::{Bell, Call, Gate, Quiet, Seat},
+        http::Scheme,
         test_clock,
     },
     metrics::Counters,
@@ -110,7 +111,12 @@ impl Rig {
 
     fn http() -> Self {
         let mut rig = Self::new();
-        rig.with_cx(|_, cx| Some(Session::Http(Box::new(http::Session::new(cx)))));
+        rig.with_cx(|_, cx| {
+            Some(Session::Http(Box::new(http::Session::new(
+                Scheme::Http,
+                cx,
+            ))))
+        });
         rig
     }
 

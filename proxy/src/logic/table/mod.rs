@@ -5,18 +5,21 @@
 //! looks at it.
 
 mod shards;
+mod site;
 
 use std::{collections::HashMap, sync::Arc};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
     gate::Retarget,
+    path::PREFIX_SEGMENTS_MAX,
     route::{Generation, Operation, Route, RouteKey, Transaction},
     upstream::{Upstream, UpstreamAddress},
 };
 use serde_json::json;
 
-use shards::{Probe, Shards};
+use shards::{Kind, Probe, Shards};
+use site::{Site, Tally};
 
 /// A route with what hangs on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +32,23 @@ pub struct Entry<G> {
 
 /// The routes of one generation. A lookup takes no lock and allocates nothing; a clone is
 /// cheap, and a change shares what it does not touch.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RouteTable<G> {
     generation: Generation,
-    shards: Shards<G>,
+    shards: Shards<Entry<G>>,
+    /// Hosts with routes below paths.
+    sites: Shards<Site>,
+}
+
+// Derived, it would ask for `G: Clone`.
+impl<G> Clone for RouteTable<G> {
+    fn clone(&self) -> Self {
+        Self {
+            generation: self.generation,
+            shards: self.shards.clone(),
+            sites: self.sites.clone(),
+        }
+    }
 }
 
 /// Why a transaction was refused; the table is as it was.
@@ -55,6 +71,9 @@ pub enum TransactionError {
     /// A route that leads nowhere.
     #[error("route {0} has no upstream: name at least one ADDRESS:PORT")]
     NoUpstream(RouteKey),
+    /// A route below a path whose requests the edge cannot read.
+    #[error("route {0} is passed through undecrypted: its key takes no path")]
+    PathOfPassthrough(RouteKey),
     /// An upstream that nothing can listen on.
     #[error("route {key} leads to {upstream}: give an address and a port other than 0")]
     Upstream {
@@ -84,6 +103,7 @@ impl From<TransactionError> for ErrorBody {
             }
             TransactionError::NotFound(key) => (ErrorCode::NotFound, json!({ "key": key })),
             TransactionError::NoUpstream(key)
+            | TransactionError::PathOfPassthrough(key)
             | TransactionError::Upstream { key, .. }
             | TransactionError::DuplicateUpstream { key, .. } => {
                 (ErrorCode::InvalidRequest, json!({ "key": key }))
@@ -98,6 +118,7 @@ impl<G> Default for RouteTable<G> {
         Self {
             generation: Generation::default(),
             shards: Shards::default(),
+            sites: Shards::default(),
         }
     }
 }
@@ -135,31 +156,74 @@ impl<G: Clone> RouteTable<G> {
     /// The route of exactly this key.
     #[must_use]
     pub fn get(&self, key: &RouteKey) -> Option<&Arc<Entry<G>>> {
-        self.shards.find(Probe::of(key))
+        self.shards.get(key)
     }
 
     /// The route of a port.
     #[must_use]
     pub fn lookup_tcp(&self, port: u16) -> Option<&Arc<Entry<G>>> {
-        self.shards.find(Probe::Tcp(port))
+        self.shards.find(Probe::tcp(&port.to_be_bytes()))
     }
 
-    /// The route of a host in normal form: the exact one, else the wildcard one label up.
+    /// The route of a request in clear: of the exact host the one with the longest prefix of
+    /// the path, else the same of the wildcard one label up. Both in normal form; see
+    /// [`crate::logic::http::path`].
     #[must_use]
-    pub fn lookup_http(&self, host: &str) -> Option<&Arc<Entry<G>>> {
-        self.shards.find(Probe::Http(host)).or_else(|| {
+    pub fn lookup_http(&self, host: &str, path: &str) -> Option<&Arc<Entry<G>>> {
+        self.lookup([Kind::Http, Kind::HttpBelow], host, path)
+    }
+
+    /// The same for a request that came through TLS.
+    #[must_use]
+    pub fn lookup_https(&self, host: &str, path: &str) -> Option<&Arc<Entry<G>>> {
+        self.lookup([Kind::Https, Kind::HttpsBelow], host, path)
+    }
+
+    /// Whether requests in clear for this host are routed by their path, too.
+    #[must_use]
+    pub fn has_paths_http(&self, host: &str) -> bool {
+        self.has_paths([Kind::Http, Kind::HttpBelow], host)
+    }
+
+    /// The same for requests that came through TLS.
+    #[must_use]
+    pub fn has_paths_https(&self, host: &str) -> bool {
+        self.has_paths([Kind::Https, Kind::HttpsBelow], host)
+    }
+
+    fn lookup(&self, [exact, below]: [Kind; 2], host: &str, path: &str) -> Option<&Arc<Entry<G>>> {
+        self.lookup_site(exact, host, path).or_else(|| {
             let (_, domain) = host.split_once('.')?;
-            self.shards.find(Probe::HttpBelow(domain))
+            self.lookup_site(below, domain, path)
         })
     }
 
-    /// The same for the server name of a TLS connection.
-    #[must_use]
-    pub fn lookup_https(&self, host: &str) -> Option<&Arc<Entry<G>>> {
-        self.shards.find(Probe::Https(host)).or_else(|| {
-            let (_, domain) = host.split_once('.')?;
-            self.shards.find(Probe::HttpsBelow(domain))
-        })
+    fn lookup_site(&self, kind: Kind, host: &str, path: &str) -> Option<&Arc<Entry<G>>> {
+        if !path.is_empty()
+            && self.sites.len() > 0
+            && let Some(site) = self.sites.find(Probe::site(kind, host, ""))
+        {
+            let mut ends = [0; PREFIX_SEGMENTS_MAX];
+            let reached = segment_ends(path, &mut ends);
+            for depth in site.depths(reached) {
+                let end = ends.get(depth - 1).copied().unwrap_or_default();
+                let prefix = path.get(..end).unwrap_or_default();
+                let found = self.shards.find(Probe::site(kind, host, prefix));
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        self.shards.find(Probe::site(kind, host, ""))
+    }
+
+    fn has_paths(&self, [exact, below]: [Kind; 2], host: &str) -> bool {
+        let has = |kind, host| self.sites.find(Probe::site(kind, host, "")).is_some();
+        self.sites.len() > 0
+            && (has(exact, host)
+                || host
+                    .split_once('.')
+                    .is_some_and(|(_, domain)| has(below, domain)))
     }
 
     /// The table after a transaction; `make` makes the gates of new routes. A route that is
@@ -202,6 +266,7 @@ impl<G: Clone> RouteTable<G> {
             let entry = match entry {
                 Some((route, gate)) => {
                     check_upstreams(&route.key, &route.upstreams)?;
+                    check_route(route)?;
                     let route = route.clone();
                     Some(Arc::new(Entry { route, gate }))
                 }
@@ -259,10 +324,37 @@ impl<'t, G: Clone> Draft<'t, G> {
     }
 
     fn commit(self) -> RouteTable<G> {
+        let mut tally = Tally::default();
+        for (key, after) in &self.changes {
+            let before = self.table.get(key).is_some();
+            tally.add(key, i64::from(after.is_some()) - i64::from(before));
+        }
         RouteTable {
             generation: self.table.generation.next(),
+            sites: tally.apply(&self.table.sites),
             shards: self.table.shards.with(self.changes.into_iter().collect()),
         }
+    }
+}
+
+/// Where the first segments of a path in normal form end; how many there are.
+fn segment_ends(path: &str, ends: &mut [usize; PREFIX_SEGMENTS_MAX]) -> usize {
+    let borders = memchr::memchr_iter(b'/', path.as_bytes()).skip(1);
+    let mut count = 0;
+    for (slot, end) in ends.iter_mut().zip(borders.chain([path.len()])) {
+        *slot = end;
+        count += 1;
+    }
+    count
+}
+
+/// What must agree within a route, upstreams apart.
+fn check_route(route: &Route) -> Result<(), TransactionError> {
+    match &route.key {
+        key @ RouteKey::Https(_, prefix) if !prefix.is_root() => {
+            Err(TransactionError::PathOfPassthrough(key.clone()))
+        }
+        _ => Ok(()),
     }
 }
 

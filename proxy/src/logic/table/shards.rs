@@ -12,66 +12,116 @@ use std::{
     sync::Arc,
 };
 
-use flocker_api::{host::HostPattern, route::RouteKey};
+use flocker_api::{host::HostPattern, path::PathPrefix, route::RouteKey};
 
-use super::Entry;
+use super::{Entry, site::Site};
 
 /// Number of shards; taken from the upper bits of the hash.
 const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 10;
 
+/// What kind of key it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Tcp,
+    Http,
+    HttpBelow,
+    Https,
+    HttpsBelow,
+}
+
 /// A key without its allocation, as lookups have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Probe<'k> {
-    Tcp(u16),
-    Http(&'k str),
-    HttpBelow(&'k str),
-    Https(&'k str),
-    HttpsBelow(&'k str),
+pub(super) struct Probe<'k> {
+    pub(super) kind: Kind,
+    /// The host, or below which domain; the port of a TCP key.
+    host: &'k [u8],
+    /// Begins with `/`, which no host has, or is empty.
+    prefix: &'k [u8],
 }
 
 impl<'k> Probe<'k> {
-    pub(super) fn of(key: &'k RouteKey) -> Self {
-        match key {
-            RouteKey::Tcp(port) => Self::Tcp(port.get()),
-            RouteKey::Http(HostPattern::Exact(host)) => Self::Http(host.as_str()),
-            RouteKey::Http(HostPattern::Wildcard(domain)) => Self::HttpBelow(domain.as_str()),
-            RouteKey::Https(HostPattern::Exact(host)) => Self::Https(host.as_str()),
-            RouteKey::Https(HostPattern::Wildcard(domain)) => Self::HttpsBelow(domain.as_str()),
+    pub(super) fn tcp(port: &'k [u8; 2]) -> Self {
+        Self {
+            kind: Kind::Tcp,
+            host: port,
+            prefix: &[],
         }
     }
 
-    fn parts(self) -> (u8, Text<'k>) {
-        match self {
-            Self::Tcp(port) => (0, Text::Port(port.to_be_bytes())),
-            Self::Http(host) => (1, Text::Host(host)),
-            Self::HttpBelow(domain) => (2, Text::Host(domain)),
-            Self::Https(host) => (3, Text::Host(host)),
-            Self::HttpsBelow(domain) => (4, Text::Host(domain)),
+    pub(super) fn site(kind: Kind, host: &'k str, prefix: &'k str) -> Self {
+        Self {
+            kind,
+            host: host.as_bytes(),
+            prefix: prefix.as_bytes(),
         }
     }
 
     fn hash(self, state: &RandomState) -> u64 {
         let mut hasher = state.build_hasher();
-        let (kind, text) = self.parts();
-        hasher.write_u8(kind);
-        hasher.write(text.bytes());
+        hasher.write_u8(self.kind as u8);
+        hasher.write(self.host);
+        if !self.prefix.is_empty() {
+            hasher.write(self.prefix);
+        }
         hasher.finish()
+    }
+
+    fn len(self) -> usize {
+        self.host.len() + self.prefix.len()
     }
 }
 
-/// The bytes of a key.
-enum Text<'k> {
-    Port([u8; 2]),
-    Host(&'k str),
+/// A host or domain in the form of a key.
+pub(super) fn site_of(key: &RouteKey) -> Option<(Kind, &str, &PathPrefix)> {
+    match key {
+        RouteKey::Tcp(_) => None,
+        RouteKey::Http(HostPattern::Exact(host), path) => Some((Kind::Http, host.as_str(), path)),
+        RouteKey::Http(HostPattern::Wildcard(domain), path) => {
+            Some((Kind::HttpBelow, domain.as_str(), path))
+        }
+        RouteKey::Https(HostPattern::Exact(host), path) => Some((Kind::Https, host.as_str(), path)),
+        RouteKey::Https(HostPattern::Wildcard(domain), path) => {
+            Some((Kind::HttpsBelow, domain.as_str(), path))
+        }
+    }
 }
 
-impl Text<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Port(port) => port,
-            Self::Host(host) => host.as_bytes(),
+/// What can be in the map.
+pub(super) trait Keyed {
+    type Key: PartialEq;
+
+    fn key(&self) -> &Self::Key;
+
+    /// Calls `with` with the probe of a key.
+    fn probe<A>(key: &Self::Key, with: impl FnOnce(Probe<'_>) -> A) -> A;
+}
+
+impl<G> Keyed for Entry<G> {
+    type Key = RouteKey;
+
+    fn key(&self) -> &RouteKey {
+        &self.route.key
+    }
+
+    fn probe<A>(key: &RouteKey, with: impl FnOnce(Probe<'_>) -> A) -> A {
+        match (key, site_of(key)) {
+            (_, Some((kind, host, path))) => with(Probe::site(kind, host, path.as_str())),
+            (RouteKey::Tcp(port), _) => with(Probe::tcp(&port.get().to_be_bytes())),
+            (RouteKey::Http(..) | RouteKey::Https(..), None) => with(Probe::tcp(&[0, 0])),
         }
+    }
+}
+
+impl Keyed for Site {
+    type Key = (Kind, String);
+
+    fn key(&self) -> &Self::Key {
+        &self.key
+    }
+
+    fn probe<A>(key: &Self::Key, with: impl FnOnce(Probe<'_>) -> A) -> A {
+        with(Probe::site(key.0, &key.1, ""))
     }
 }
 
@@ -80,45 +130,48 @@ const INLINE_BYTES: usize = 46;
 /// In place of the length of a key that does not fit.
 const ELSEWHERE: u8 = u8::MAX;
 
-/// An entry with its key, in one cache line.
+/// A value with its key, in one cache line.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Place<G> {
+struct Place<V> {
     hash: u64,
-    entry: Arc<Entry<G>>,
-    kind: u8,
+    value: Arc<V>,
+    kind: Kind,
     len: u8,
     key: [u8; INLINE_BYTES],
 }
 
-// Derived, it would ask for `G: Clone`.
-impl<G> Clone for Place<G> {
+// Derived, it would ask for `V: Clone`.
+impl<V> Clone for Place<V> {
     fn clone(&self) -> Self {
         Self {
-            entry: Arc::clone(&self.entry),
+            value: Arc::clone(&self.value),
             ..*self
         }
     }
 }
 
-impl<G> Place<G> {
-    fn new(hash: u64, entry: Arc<Entry<G>>) -> Self {
-        let (kind, text) = Probe::of(&entry.route.key).parts();
-        let bytes = text.bytes();
-        let mut key = [0; INLINE_BYTES];
-        let len = match key.get_mut(..bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                u8::try_from(bytes.len()).unwrap_or(ELSEWHERE)
-            }
-            None => ELSEWHERE,
-        };
+impl<V: Keyed> Place<V> {
+    fn new(hash: u64, value: Arc<V>) -> Self {
+        let (kind, len, key) = V::probe(value.key(), |probe| {
+            let mut key = [0; INLINE_BYTES];
+            let len = match key.get_mut(..probe.len()) {
+                Some(room) => {
+                    let (host, prefix) = room.split_at_mut(probe.host.len());
+                    host.copy_from_slice(probe.host);
+                    prefix.copy_from_slice(probe.prefix);
+                    u8::try_from(probe.len()).unwrap_or(ELSEWHERE)
+                }
+                None => ELSEWHERE,
+            };
+            (probe.kind, len, key)
+        });
         Self {
             hash,
+            value,
             kind,
             len,
             key,
-            entry,
         }
     }
 
@@ -127,30 +180,44 @@ impl<G> Place<G> {
             return false;
         }
         if self.len == ELSEWHERE {
-            return Probe::of(&self.entry.route.key) == probe;
+            return V::probe(self.value.key(), |own| own == probe);
         }
-        let (kind, text) = probe.parts();
-        self.kind == kind && self.key.get(..usize::from(self.len)) == Some(text.bytes())
+        let own = self.key.get(..usize::from(self.len)).unwrap_or_default();
+        self.kind == probe.kind
+            && own
+                .split_at_checked(probe.host.len())
+                .is_some_and(|(host, prefix)| host == probe.host && prefix == probe.prefix)
     }
 }
 
-type Slot<G> = Option<Place<G>>;
+type Slot<V> = Option<Place<V>>;
 
-/// A change of one key: the entry it has afterwards, if any.
-pub(super) type Change<G> = (RouteKey, Option<Arc<Entry<G>>>);
+/// A change of one key: the value it has afterwards, if any.
+pub(super) type Change<V> = (<V as Keyed>::Key, Option<Arc<V>>);
 
 /// The map. A clone shares everything.
-#[derive(Debug, Clone)]
-pub(super) struct Shards<G> {
+#[derive(Debug)]
+pub(super) struct Shards<V> {
     state: RandomState,
     /// Invariant: `SHARDS` of them, each with slots of which not all are taken.
-    shards: Arc<[Arc<[Slot<G>]>]>,
+    shards: Arc<[Arc<[Slot<V>]>]>,
     len: usize,
 }
 
-impl<G> Default for Shards<G> {
+// Derived, it would ask for `V: Clone`.
+impl<V> Clone for Shards<V> {
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            shards: Arc::clone(&self.shards),
+            len: self.len,
+        }
+    }
+}
+
+impl<V> Default for Shards<V> {
     fn default() -> Self {
-        let empty: Arc<[Slot<G>]> = Arc::new([None]);
+        let empty: Arc<[Slot<V>]> = Arc::new([None]);
         Self {
             state: RandomState::new(),
             shards: vec![empty; SHARDS].into(),
@@ -159,26 +226,31 @@ impl<G> Default for Shards<G> {
     }
 }
 
-impl<G> Shards<G> {
+impl<V: Keyed> Shards<V> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Entry<G>>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<V>> {
         self.shards
             .iter()
             .flat_map(|shard| shard.iter().flatten())
-            .map(|place| &place.entry)
+            .map(|place| &place.value)
     }
 
-    pub(super) fn find(&self, probe: Probe<'_>) -> Option<&Arc<Entry<G>>> {
+    /// The value of exactly this key.
+    pub(super) fn get(&self, key: &V::Key) -> Option<&Arc<V>> {
+        V::probe(key, |probe| self.find(probe))
+    }
+
+    pub(super) fn find(&self, probe: Probe<'_>) -> Option<&Arc<V>> {
         let hash = probe.hash(&self.state);
         let shard = self.shards.get(shard_of(hash))?;
         let mut at = slot_of(hash, shard.len());
         // Ends at a free slot, of which every shard has one.
         while let Some(place) = shard.get(at)? {
             if place.is(hash, probe) {
-                return Some(&place.entry);
+                return Some(&place.value);
             }
             at = next_slot(at, shard.len());
         }
@@ -186,13 +258,13 @@ impl<G> Shards<G> {
     }
 
     /// The map after some changes; no key may be in them twice.
-    pub(super) fn with(&self, changes: Vec<Change<G>>) -> Self {
-        let mut changes: Vec<(u64, Change<G>)> = changes
+    pub(super) fn with(&self, changes: Vec<Change<V>>) -> Self {
+        let mut changes: Vec<(u64, Change<V>)> = changes
             .into_iter()
-            .map(|change| (Probe::of(&change.0).hash(&self.state), change))
+            .map(|change| (V::probe(&change.0, |probe| probe.hash(&self.state)), change))
             .collect();
         changes.sort_unstable_by_key(|(hash, _)| *hash);
-        let mut shards: Vec<Arc<[Slot<G>]>> = self.shards.to_vec();
+        let mut shards: Vec<Arc<[Slot<V>]>> = self.shards.to_vec();
         let mut len = self.len;
         for group in changes.chunk_by(|(a, _), (b, _)| shard_of(*a) == shard_of(*b)) {
             let index = group.first().map_or(0, |(hash, _)| shard_of(*hash));
@@ -212,21 +284,21 @@ impl<G> Shards<G> {
 }
 
 /// A shard after the changes of its keys, sorted by hash; and how many entries it has.
-fn rebuild<G>(shard: &[Slot<G>], changes: &[(u64, Change<G>)]) -> (usize, Arc<[Slot<G>]>) {
+fn rebuild<V: Keyed>(shard: &[Slot<V>], changes: &[(u64, Change<V>)]) -> (usize, Arc<[Slot<V>]>) {
     let kept = shard.iter().flatten().filter(|place| {
         let from = changes.partition_point(|(other, _)| *other < place.hash);
         !changes
             .iter()
             .skip(from)
             .take_while(|(other, _)| *other == place.hash)
-            .any(|(_, (key, _))| *key == place.entry.route.key)
+            .any(|(_, (key, _))| key == place.value.key())
     });
     let added = changes
         .iter()
-        .filter_map(|(hash, (_, entry))| Some(Place::new(*hash, entry.clone()?)));
-    let places: Vec<Place<G>> = kept.cloned().chain(added).collect();
+        .filter_map(|(hash, (_, value))| Some(Place::new(*hash, value.clone()?)));
+    let places: Vec<Place<V>> = kept.cloned().chain(added).collect();
     let len = places.len();
-    let mut slots: Vec<Slot<G>> = Vec::new();
+    let mut slots: Vec<Slot<V>> = Vec::new();
     // Three of five taken: a key that is not there is known after four slots, on average.
     slots.resize_with(len + len * 2 / 3 + 1, || None);
     for place in places {
@@ -261,6 +333,6 @@ mod tests {
 
     #[test]
     fn a_place_is_a_cache_line() {
-        assert_eq!(size_of::<Slot<Arc<u64>>>(), 64);
+        assert_eq!(size_of::<Slot<Entry<Arc<u64>>>>(), 64);
     }
 }

@@ -55,18 +55,72 @@ fn an_exact_host_comes_before_a_wildcard_of_one_label() {
         "https:*.example.com",
         "tcp:80",
     ]);
-    let http = |host| found(table.lookup_http(host));
+    let http = |host| found(table.lookup_http(host, "/x"));
     assert_eq!(http("a.example.com").unwrap(), "http:a.example.com");
     assert_eq!(http("b.example.com").unwrap(), "http:*.example.com");
     assert_eq!(http("example.com"), None);
     assert_eq!(http("c.b.example.com"), None);
     assert_eq!(http(""), None);
-    let https = |host| found(table.lookup_https(host));
+    let https = |host| found(table.lookup_https(host, ""));
     assert_eq!(https("a.example.com").unwrap(), "https:*.example.com");
     assert_eq!(https("example.com"), None);
     assert_eq!(found(table.lookup_tcp(80)).unwrap(), "tcp:80");
     assert_eq!(found(table.lookup_tcp(81)), None);
     assert_eq!(found(table.lookup_tcp(0)), None);
+}
+
+#[test]
+fn the_longest_prefix_wins_on_segment_borders() {
+    let table = table(&[
+        "http:a.b",
+        "http:a.b/api",
+        "http:a.b/api/v1",
+        "http:a.b/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p",
+        "http:*.b/static",
+        "http:only.b/x",
+    ]);
+    for (host, path, expected) in [
+        ("a.b", "", Some("http:a.b")),
+        ("a.b", "/", Some("http:a.b")),
+        ("a.b", "/apiary", Some("http:a.b")),
+        ("a.b", "/API", Some("http:a.b")),
+        ("a.b", "//api", Some("http:a.b")),
+        ("a.b", "/api", Some("http:a.b/api")),
+        ("a.b", "/api/v10", Some("http:a.b/api")),
+        ("a.b", "/api/v1", Some("http:a.b/api/v1")),
+        ("a.b", "/api/v1/x/y", Some("http:a.b/api/v1")),
+        ("a.b", "/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o", Some("http:a.b")),
+        (
+            "a.b",
+            "/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r",
+            Some("http:a.b/a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p"),
+        ),
+        // The exact host's root comes before the wildcard's path.
+        ("a.b", "/static", Some("http:a.b")),
+        ("c.b", "/static/x", Some("http:*.b/static")),
+        ("c.b", "/", None),
+        // The exact host has none for it, so the wildcard is asked.
+        ("only.b", "/static", Some("http:*.b/static")),
+        ("only.b", "/x", Some("http:only.b/x")),
+        ("only.b", "/y", None),
+    ] {
+        let found = found(table.lookup_http(host, path));
+        assert_eq!(found.as_deref(), expected, "{host}{path}");
+    }
+    // The last one that goes takes the host's paths with it.
+    let remove = |key: &str| Operation::Remove {
+        key: key.parse().unwrap(),
+    };
+    assert!(table.has_paths_http("only.b"));
+    let after = table
+        .apply(
+            &transaction(&[remove("http:only.b/x"), remove("http:*.b/static")]),
+            counter(),
+        )
+        .unwrap();
+    assert!(!after.has_paths_http("only.b"));
+    assert!(after.has_paths_http("a.b"));
+    assert!(!after.has_paths_https("a.b"));
 }
 
 #[test]
@@ -104,6 +158,11 @@ fn a_refused_transaction_names_what_is_wrong_and_changes_nothing() {
             refused(&[remove("tcp:5432"), remove("tcp:5432")]),
             ErrorCode::NotFound,
             "there is no route tcp:5432",
+        ),
+        (
+            refused(&[add("https:a.b/api")]),
+            ErrorCode::InvalidRequest,
+            "route https:a.b/api is passed through undecrypted: its key takes no path",
         ),
         (
             refused(&[set("tcp:5432", &[])]),
@@ -193,9 +252,13 @@ fn gates_stay_with_their_routes() {
 }
 
 /// The keys that random transactions are made of: few, so that they meet.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 14] = [
     "tcp:1",
     "tcp:2",
+    "http:a.b/x",
+    "http:a.b/x/y",
+    "http:a.b/x/y/z",
+    "http:*.b/x",
     "http:a.b",
     "http:c.b",
     "http:*.b",
@@ -238,11 +301,22 @@ impl List {
             .find(|(route, _)| route.key.to_string() == key)
     }
 
-    fn lookup(&self, kind: &str, host: &str) -> Option<&(Route, Gate)> {
-        self.find(&format!("{kind}:{host}")).or_else(|| {
+    fn lookup(&self, kind: &str, host: &str, path: &str) -> Option<&(Route, Gate)> {
+        self.longest(&format!("{kind}:{host}"), path).or_else(|| {
             let (_, domain) = host.split_once('.')?;
-            self.find(&format!("{kind}:*.{domain}"))
+            self.longest(&format!("{kind}:*.{domain}"), path)
         })
+    }
+
+    fn longest(&self, site: &str, path: &str) -> Option<&(Route, Gate)> {
+        let mut prefix = path;
+        loop {
+            let found = self.find(&format!("{site}{prefix}"));
+            if found.is_some() || prefix.is_empty() {
+                return found;
+            }
+            prefix = &prefix[..prefix.rfind('/').unwrap()];
+        }
     }
 
     fn apply(&self, transaction: &Transaction, next_gate: &mut Gate) -> Option<Self> {
@@ -322,8 +396,21 @@ proptest! {
                 prop_assert!(same(table.get(&key.parse().unwrap()), list.find(key)));
             }
             for host in ["a.b", "b", "c.b", "d.b", "x.a.b", "y.x.a.b", ""] {
-                prop_assert!(same(table.lookup_http(host), list.lookup("http", host)));
-                prop_assert!(same(table.lookup_https(host), list.lookup("https", host)));
+                for path in ["", "/x", "/x/y", "/x/y/z/z", "/x/z", "/y", "//x", "/xy"] {
+                    let model = list.lookup("http", host, path);
+                    prop_assert!(same(table.lookup_http(host, path), model));
+                }
+                let model = list.lookup("https", host, "");
+                prop_assert!(same(table.lookup_https(host, "/x"), model));
+                let has_paths = |site: &str| {
+                    let site = format!("http:{site}/");
+                    list.routes.iter().any(|(route, _)| route.key.to_string().starts_with(&site))
+                };
+                let below = host.split_once('.').is_some_and(|(_, domain)| {
+                    has_paths(&format!("*.{domain}"))
+                });
+                prop_assert_eq!(table.has_paths_http(host), has_paths(host) || below);
+                prop_assert!(!table.has_paths_https(host));
             }
             for port in 0..4u16 {
                 let key = format!("tcp:{port}");
@@ -343,10 +430,10 @@ fn keys_that_do_not_fit_into_a_slot_are_told_apart() {
         let (a, b) = (host('a'), host('b'));
         assert_eq!(a.len(), length);
         let table = table(&[&format!("http:{a}"), &format!("https:{b}")]);
-        assert!(table.lookup_http(&a).is_some());
-        assert!(table.lookup_http(&b).is_none());
-        assert!(table.lookup_https(&b).is_some());
-        assert!(table.lookup_https(&a).is_none());
+        assert!(table.lookup_http(&a, "").is_some());
+        assert!(table.lookup_http(&b, "").is_none());
+        assert!(table.lookup_https(&b, "").is_some());
+        assert!(table.lookup_https(&a, "").is_none());
     }
 }
 
@@ -366,7 +453,7 @@ fn a_large_table_finds_every_route_through_changes() {
     for number in 0..20_000 {
         let host = format!("h{number}.example.com");
         assert_eq!(
-            table.lookup_http(&host).is_some(),
+            table.lookup_http(&host, "").is_some(),
             number % 50 != 0,
             "{host}"
         );

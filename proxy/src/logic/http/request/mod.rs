@@ -7,7 +7,7 @@
 use std::{io::Write, mem::MaybeUninit, net::IpAddr, ops::Range};
 
 use super::{
-    Body, HEADERS_MAX, HeadLimits, Method, RejectReason, Verdict, Version,
+    Body, HEADERS_MAX, HeadLimits, Method, RejectReason, Scheme, Verdict, Version,
     fields::{Extent, Field, Lengths, Listed, Options, decimal, extent, fields, list, write_field},
     response::Asked,
 };
@@ -72,21 +72,25 @@ impl RequestHead {
 pub struct Forwarded {
     /// X-Forwarded-For.
     pub client: IpAddr,
-    /// X-Forwarded-Proto: `http` or `https`.
-    pub proto: &'static str,
+    /// X-Forwarded-Proto.
+    pub scheme: Scheme,
 }
 
-/// Reads a request head from the beginning of `bytes`.
+/// Reads a request head from the beginning of `bytes`, which came through `scheme`.
 #[must_use]
-pub fn parse_request(bytes: &[u8], limits: &HeadLimits) -> Verdict<RequestHead> {
-    match parse(bytes, limits) {
+pub fn parse_request(bytes: &[u8], scheme: Scheme, limits: &HeadLimits) -> Verdict<RequestHead> {
+    match parse(bytes, scheme, limits) {
         Ok(Some(head)) => Verdict::Head(head),
         Ok(None) => Verdict::NeedMore,
         Err(reason) => Verdict::Reject(reason),
     }
 }
 
-fn parse(bytes: &[u8], limits: &HeadLimits) -> Result<Option<RequestHead>, RejectReason> {
+fn parse(
+    bytes: &[u8],
+    scheme: Scheme,
+    limits: &HeadLimits,
+) -> Result<Option<RequestHead>, RejectReason> {
     // RFC 9112, section 2.2: one empty line before the request line is ignored.
     let from = match bytes {
         [b'\r', b'\n', ..] => 2,
@@ -121,7 +125,9 @@ fn parse(bytes: &[u8], limits: &HeadLimits) -> Result<Option<RequestHead>, Rejec
         (None, _) => Ok(None),
         // Only an empty head is complete to us and not to httparse.
         (Some(_), httparse::Status::Partial) => Err(RejectReason::RequestLine),
-        (Some(end), httparse::Status::Complete(_)) => judge(&request, from, end, limits).map(Some),
+        (Some(end), httparse::Status::Complete(_)) => {
+            judge(&request, from, end, scheme, limits).map(Some)
+        }
     }
 }
 
@@ -201,6 +207,7 @@ fn judge(
     request: &httparse::Request<'_, '_>,
     from: usize,
     head_bytes: usize,
+    scheme: Scheme,
     limits: &HeadLimits,
 ) -> Result<RequestHead, RejectReason> {
     let name = request.method.ok_or(RejectReason::RequestLine)?;
@@ -215,8 +222,8 @@ fn judge(
     if target.len() > limits.target_bytes {
         return Err(RejectReason::TargetTooLong);
     }
-    let target = Target::of(name, target)?;
-    let (host, port) = authority(&target, gathered.host)?;
+    let target = Target::of(name, target, scheme)?;
+    let (host, port) = authority(&target, gathered.host, scheme)?;
 
     let method_at = from..from + name.len();
     let target_at = method_at.end + 1;
@@ -279,7 +286,7 @@ struct Target<'t> {
 }
 
 impl<'t> Target<'t> {
-    fn of(method: &str, target: &'t [u8]) -> Result<Self, RejectReason> {
+    fn of(method: &str, target: &'t [u8], scheme: Scheme) -> Result<Self, RejectReason> {
         if method == "CONNECT" {
             return Err(RejectReason::Connect);
         }
@@ -298,10 +305,13 @@ impl<'t> Target<'t> {
                 path_prefix: "",
             });
         }
-        let (scheme, rest) = target.split_at_checked(7).ok_or(RejectReason::Target)?;
-        if !scheme.eq_ignore_ascii_case(b"http://") {
+        let end = scheme.as_str().len();
+        let (named, rest) = target.split_at_checked(end).ok_or(RejectReason::Target)?;
+        if !named.eq_ignore_ascii_case(scheme.as_str().as_bytes()) {
             return Err(RejectReason::Target);
         }
+        let rest = rest.strip_prefix(b"://").ok_or(RejectReason::Target)?;
+        let authority_at = end + 3;
         let end = rest
             .iter()
             .position(|byte| matches!(byte, b'/' | b'?'))
@@ -314,7 +324,7 @@ impl<'t> Target<'t> {
         };
         Ok(Self {
             authority: rest.get(..end),
-            path: 7 + end..target.len(),
+            path: authority_at + end..target.len(),
             path_prefix,
         })
     }
@@ -325,6 +335,7 @@ impl<'t> Target<'t> {
 fn authority(
     target: &Target<'_>,
     host: Option<&[u8]>,
+    scheme: Scheme,
 ) -> Result<(Host, Option<u16>), RejectReason> {
     // RFC 9112, section 3.2. HTTP/1.0 may do without, but we could not route it.
     let host = host.ok_or(RejectReason::HostMissing)?;
@@ -333,7 +344,8 @@ fn authority(
         return Ok(host);
     };
     let authority = host_and_port(authority).ok_or(RejectReason::Target)?;
-    if authority.0 != host.0 || authority.1.unwrap_or(80) != host.1.unwrap_or(80) {
+    let port = |port: Option<u16>| port.unwrap_or_else(|| scheme.default_port());
+    if authority.0 != host.0 || port(authority.1) != port(host.1) {
         return Err(RejectReason::HostMismatch);
     }
     Ok(host)
@@ -405,7 +417,7 @@ pub fn write_upstream_head(
     // Writing to a Vec cannot fail.
     write!(out, "{}", forwarded.client).unwrap_or_default();
     out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    out.extend_from_slice(forwarded.proto.as_bytes());
+    out.extend_from_slice(forwarded.scheme.as_str().as_bytes());
     out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
     out.extend_from_within(host_at..host_end);
     out.extend_from_slice(b"\r\n\r\n");

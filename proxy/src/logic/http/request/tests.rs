@@ -10,7 +10,7 @@ const REFUSED: &str = include_str!("../../../../testdata/requests/refused.txt");
 
 const FORWARDED: Forwarded = Forwarded {
     client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
-    proto: "http",
+    scheme: Scheme::Http,
 };
 
 fn limits() -> HeadLimits {
@@ -23,18 +23,21 @@ fn head(request: &str) -> RequestHead {
     let end = request.find("\r\n\r\n").unwrap() + 4;
     for prefix in 0..end {
         assert_eq!(
-            parse_request(&request.as_bytes()[..prefix], &limits()),
+            parse_request(&request.as_bytes()[..prefix], Scheme::Http, &limits()),
             Verdict::NeedMore,
             "prefix of {prefix} bytes of {request:?}"
         );
     }
-    let verdict = parse_request(request.as_bytes(), &limits());
+    let verdict = parse_request(request.as_bytes(), Scheme::Http, &limits());
     let Verdict::Head(head) = verdict.clone() else {
         panic!("{request:?}: {verdict:?}");
     };
     assert_eq!(head.head_bytes, end);
     let pipelined = format!("{}GET / HTTP/1.1\nrubbish\0", &request[..end]);
-    assert_eq!(parse_request(pipelined.as_bytes(), &limits()), verdict);
+    assert_eq!(
+        parse_request(pipelined.as_bytes(), Scheme::Http, &limits()),
+        verdict
+    );
     head
 }
 
@@ -43,7 +46,7 @@ fn forwarded(request: &str) -> String {
     let head = head(request);
     let mut out = Vec::new();
     write_upstream_head(&head, request.as_bytes(), &FORWARDED, &mut out);
-    let Verdict::Head(again) = parse_request(&out, &limits()) else {
+    let Verdict::Head(again) = parse_request(&out, Scheme::Http, &limits()) else {
         panic!("the forwarded head is malformed: {out:?}");
     };
     assert_eq!(again.head_bytes, out.len());
@@ -97,7 +100,7 @@ fn what_can_be_read_in_two_ways_is_refused() {
             panic!("not four parts: {line}");
         };
         let bytes = unescape(request);
-        let Verdict::Reject(refused) = parse_request(&bytes, &limits()) else {
+        let Verdict::Reject(refused) = parse_request(&bytes, Scheme::Http, &limits()) else {
             panic!("RFC {section} lets through {request}");
         };
         assert_eq!(format!("{refused:?}"), reason, "RFC {section}: {request}");
@@ -112,7 +115,7 @@ fn what_can_be_read_in_two_ways_is_refused() {
 fn assert_stays_refused(bytes: &[u8], request: &str) {
     let mut refused = false;
     for end in 0..=bytes.len() {
-        match parse_request(&bytes[..end], &limits()) {
+        match parse_request(&bytes[..end], Scheme::Http, &limits()) {
             Verdict::NeedMore => assert!(!refused, "{request} at {end}"),
             Verdict::Reject(_) => refused = true,
             Verdict::Head(_) => panic!("{request} is taken at {end}"),
@@ -128,7 +131,7 @@ fn heads_past_their_limits_are_refused_and_not_before() {
         headers: 3,
         body_bytes: 10,
     };
-    let status = |request: &str| match parse_request(request.as_bytes(), &small) {
+    let status = |request: &str| match parse_request(request.as_bytes(), Scheme::Http, &small) {
         Verdict::Reject(reason) => reason.status(),
         Verdict::Head(_) => 200,
         Verdict::NeedMore => 100,
@@ -181,7 +184,7 @@ fn an_empty_line_before_the_request_is_ignored() {
 }
 
 fn head_at(request: &str) -> String {
-    let Verdict::Head(head) = parse_request(request.as_bytes(), &limits()) else {
+    let Verdict::Head(head) = parse_request(request.as_bytes(), Scheme::Http, &limits()) else {
         panic!("{request:?}");
     };
     assert_eq!(head.head_bytes, request.len());
@@ -396,10 +399,10 @@ proptest! {
 
     #[test]
     fn whatever_is_taken_is_forwarded_without_a_doubt(bytes in any_request()) {
-        let verdict = parse_request(&bytes, &limits());
+        let verdict = parse_request(&bytes, Scheme::Http, &limits());
         // What a prefix says stands.
         for end in 0..bytes.len() {
-            match parse_request(&bytes[..end], &limits()) {
+            match parse_request(&bytes[..end], Scheme::Http, &limits()) {
                 Verdict::NeedMore => {}
                 Verdict::Head(head) => {
                     prop_assert_eq!(head.head_bytes, end);
@@ -417,7 +420,7 @@ proptest! {
         };
         let mut out = Vec::new();
         write_upstream_head(&head, &bytes, &FORWARDED, &mut out);
-        let Verdict::Head(again) = parse_request(&out, &limits()) else {
+        let Verdict::Head(again) = parse_request(&out, Scheme::Http, &limits()) else {
             panic!("{:?} became {:?}", bytes.escape_ascii(), out.escape_ascii());
         };
         prop_assert_eq!(again.head_bytes, out.len());

@@ -12,7 +12,7 @@ use super::{
 use crate::logic::{
     gate::Admission,
     http::{
-        Body, Framing, HeadLimits, ResponseHead, Verdict, Version, chunked::Validator,
+        Body, Framing, HeadLimits, ResponseHead, Scheme, Verdict, Version, chunked::Validator,
         parse_response, request::Forwarded, write_downstream_head, write_upstream_head,
     },
 };
@@ -89,13 +89,14 @@ impl Exchange {
     pub(super) fn begin(
         admission: Admission,
         request: Request,
+        scheme: Scheme,
         reused: bool,
         ahead: &mut Vec<u8>,
         cx: &mut Cx<'_>,
     ) -> Self {
         let forwarded = Forwarded {
             client: client_ip(cx.client),
-            proto: "http",
+            scheme,
         };
         let out = &mut *cx.out[Side::Upstream as usize];
         write_upstream_head(&request.head, ahead, &forwarded, out);

@@ -35,7 +35,8 @@ use crate::logic::{
     access::{Cause, Phase, Protocol, Visit, Words},
     gate::{Admission, Gate, Place},
     http::{
-        HeadLimits, Method, RequestHead, Verdict, parse_request,
+        HeadLimits, Method, RejectReason, RequestHead, Scheme, Verdict, parse_request,
+        path::{self, Doubt},
         reply::{Reply, write_reply},
     },
 };
@@ -50,6 +51,8 @@ const HEAD_READ: usize = 8 << 10;
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
+    scheme: Scheme,
+    /// Where the request at hand leads.
     key: Key,
     /// What the client sent and is not dealt with: a head, the beginning of a body, what it
     /// has pipelined.
@@ -93,9 +96,10 @@ struct Request {
 impl Session {
     /// A connection of which nothing has been read yet.
     #[must_use]
-    pub fn new(cx: &Cx<'_>) -> Self {
+    pub fn new(scheme: Scheme, cx: &Cx<'_>) -> Self {
         Self {
-            key: Key::Http(String::new()),
+            scheme,
+            key: Key::Tcp(0),
             ahead: Vec::new(),
             state: State::Reading {
                 until: cx.now + cx.limits.head_timeout,
@@ -136,7 +140,8 @@ impl Session {
                 },
                 Event::Connected { reused },
             ) => {
-                let exchange = Exchange::begin(admission, request, reused, &mut self.ahead, cx);
+                let exchange =
+                    Exchange::begin(admission, request, self.scheme, reused, &mut self.ahead, cx);
                 if let Some(visit) = &mut self.visit {
                     visit.connected(cx.now, Phase::Response);
                 }
@@ -253,18 +258,12 @@ impl Session {
             headers: cx.limits.headers,
             ..HeadLimits::default()
         };
-        match parse_request(&self.ahead, &limits) {
+        match parse_request(&self.ahead, self.scheme, &limits) {
             Verdict::NeedMore => {}
-            Verdict::Reject(reason) => {
-                cx.counters.malformed.inc();
-                self.arrived(None, cx);
-                self.blame(Cause::Policy);
-                self.refuse(reason.status(), false, cx);
-            }
+            Verdict::Reject(reason) => self.reject(reason, None, cx),
             Verdict::Head(head) => {
-                if let Key::Http(host) = &mut self.key {
-                    host.clear();
-                    host.push_str(head.host.as_str());
+                if let Err(reason) = self.aim(&head, cx) {
+                    return self.reject(reason, Some(&head), cx);
                 }
                 let request = Request {
                     head: Box::new(head),
@@ -304,6 +303,54 @@ impl Session {
         if let Some(visit) = &mut self.visit {
             visit.blame(cause);
         }
+    }
+
+    /// Sets the key by which a request is routed.
+    fn aim(&mut self, head: &RequestHead, cx: &mut Cx<'_>) -> Result<(), RejectReason> {
+        if !matches!(self.key, Key::Request { .. }) {
+            self.key = Key::Request {
+                scheme: self.scheme,
+                host: String::new(),
+                path: String::new(),
+            };
+        }
+        let Key::Request { scheme, host, path } = &mut self.key else {
+            return Ok(());
+        };
+        host.clear();
+        host.push_str(head.host.as_str());
+        let target = head.path(&self.ahead);
+        path::normalise(target, path);
+        let table = cx.tables.current();
+        let decides = match scheme {
+            Scheme::Http => table.has_paths_http(host),
+            Scheme::Https => table.has_paths_https(host),
+        };
+        if !decides {
+            return Ok(());
+        }
+        let lookup = |path: &str| match scheme {
+            Scheme::Http => table.lookup_http(host, path),
+            Scheme::Https => table.lookup_https(host, path),
+        };
+        match path::doubt(target) {
+            Doubt::None => Ok(()),
+            Doubt::Other(other) => {
+                let gate = |path: &str| lookup(path).map(|entry| Arc::as_ptr(&entry.gate));
+                match gate(path) == gate(&other) {
+                    true => Ok(()),
+                    false => Err(RejectReason::Path),
+                }
+            }
+            Doubt::Hopeless => Err(RejectReason::Path),
+        }
+    }
+
+    fn reject(&mut self, reason: RejectReason, head: Option<&RequestHead>, cx: &mut Cx<'_>) {
+        cx.counters.malformed.inc();
+        self.arrived(head, cx);
+        self.blame(Cause::Policy);
+        self.refuse(reason.status(), false, cx);
     }
 
     fn admit(&mut self, request: Request, cx: &mut Cx<'_>) {
