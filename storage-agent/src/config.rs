@@ -12,6 +12,7 @@ use std::{
 use flocker_api::{
     config::{self, ConfigError},
     name::{NodeName, VolumeName},
+    tls::Files,
 };
 use serde::Deserialize;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// What runs containers.
     pub runtime: RuntimeConfig,
+    /// The node's certificate; without it everything is plain TCP.
+    pub tls: Option<Files>,
     /// Every limit.
     pub limits: Limits,
 }
@@ -148,6 +151,7 @@ struct File {
     replication: Listen,
     storage: Storage,
     runtime: Runtime,
+    tls: Option<Files>,
     #[serde(default)]
     limits: Limits,
 }
@@ -255,6 +259,9 @@ impl File {
                 self.replication.listen
             ));
         }
+        for (key, path) in self.tls.iter().flat_map(Files::named) {
+            absolute(&format!("tls.{key}"), path)?;
+        }
         Ok(Config {
             node: self.node,
             address: self.address,
@@ -262,6 +269,7 @@ impl File {
             replication: self.replication.listen,
             storage: self.storage.check()?,
             runtime: self.runtime.check()?,
+            tls: self.tls,
             limits: self.limits.check()?,
         })
     }
@@ -437,6 +445,11 @@ mod tests {
                 "limits.kill_ms",
             ),
             ("node =", "limits = { kill = 1 }\nnode =", "kill"),
+            (
+                "node =",
+                "tls = { ca = '/ca', certificate = 'x', key = '/key' }\nnode =",
+                "tls.certificate",
+            ),
             (
                 "node =",
                 "limits = { transfer_silence_ms = 3000 }\nnode =",

@@ -6,7 +6,8 @@ use flocker_api::{
     ErrorBody, ErrorCode,
     agent::StorageKind,
     error::chain,
-    name::{VolumeId, VolumeName},
+    name::{NodeName, VolumeId, VolumeName},
+    tls::Identity,
     volume::{Epoch, Role, Snapshot},
 };
 use serde_json::json;
@@ -95,6 +96,14 @@ pub enum VolumeError {
         /// The receiver's storage.
         receiver: StorageKind,
     },
+    /// A sender says that it is another node than its certificate does.
+    #[error("the sender calls itself node {claimed}, but its certificate is that of {identity}")]
+    Impostor {
+        /// What it says.
+        claimed: NodeName,
+        /// Whose certificate it has.
+        identity: Identity,
+    },
     /// The peer does not answer or has gone away.
     #[error("peer {peer}: {reason}")]
     Peer {
@@ -177,7 +186,7 @@ impl VolumeError {
                 ErrorCode::Busy
             }
             Self::NoSpace(_) => ErrorCode::NoSpace,
-            Self::StorageMismatch { .. } => ErrorCode::Precondition,
+            Self::StorageMismatch { .. } | Self::Impostor { .. } => ErrorCode::Precondition,
             Self::Peer { .. } | Self::Damaged(_) => ErrorCode::Unavailable,
             Self::Refused { body, .. } => body.code,
             Self::Timeout { .. } => ErrorCode::Timeout,

@@ -4,12 +4,14 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
+use flocker_api::tls::{Credentials, Identity, Listener, Role};
 use flocker_storage_agent::{
     config::{Config, RuntimeConfig},
     driver::{
         admin,
         containers::{Containers, Parts},
         runtime::{Docker, Process, Runtime, docker::DockerConfig, process::ProcessConfig},
+        transport::Link,
         volumes::{Volumes, serve_replication},
     },
 };
@@ -98,7 +100,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let transfer = config.limits.transfer();
-    let volumes = Volumes::open_with(config.storage.clone(), node.clone(), transfer)
+    let tls = credentials(&config)?;
+    let link = Link {
+        limits: transfer,
+        tls: tls.clone(),
+    };
+    let volumes = Volumes::open_over(config.storage.clone(), node.clone(), link)
         .await
         .with_context(|| format!("cannot open the storage of {node}"))?;
     let runtime =
@@ -124,6 +131,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
     let limit = Duration::from_millis(config.limits.shutdown_ms);
+    let api = Listener::new(api, tls, &[Role::Control, Role::Operator]);
     let api = admin::serve(api, containers, replication_address, until_stopped(), limit);
     let receiver = serve_replication(replication, volumes, until_stopped());
     let end = async move {
@@ -143,6 +151,26 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ) } => served.map(drop),
         () = end => Ok(()),
     }
+}
+
+/// The node's certificate, which must be this node's.
+fn credentials(config: &Config) -> anyhow::Result<Option<Credentials>> {
+    let Some(files) = config.tls.clone() else {
+        tracing::warn!(
+            "no [tls]: whoever reaches {} or {} can read and change every volume",
+            config.api,
+            config.replication
+        );
+        return Ok(None);
+    };
+    let credentials = Credentials::load(files).context("cannot use the files of [tls]")?;
+    let has = credentials.certificate().identity;
+    let wants = Identity::new(Role::Node, config.node.as_str());
+    anyhow::ensure!(
+        has == wants,
+        "tls.certificate is that of {has}; this is {wants}"
+    );
+    Ok(Some(credentials))
 }
 
 async fn listen(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -28,10 +28,11 @@ use flocker_api::{
         ReplicateRequest, StopReply,
     },
     name::{AppName, VolumeId},
+    tls::Listener,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::mpsc;
 
 use super::{containers::Containers, preflight};
 use crate::metrics::{Metrics, Observed};
@@ -56,7 +57,7 @@ type Body = Result<Bytes, BytesRejection>;
 /// # Errors
 /// When the listener fails for good.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     containers: Containers,
     replication: SocketAddr,
     shutdown: impl Future<Output = ()> + Send + 'static,

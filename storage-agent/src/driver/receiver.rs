@@ -17,7 +17,7 @@ use crate::{
     error::VolumeError,
     logic::{
         label::Label,
-        transfer::{Aftermath, admit, aftermath},
+        transfer::{Aftermath, admit, aftermath, genuine},
         wire::{Accept, Ack, Begin, End, Frame, Hello, PROTOCOL},
     },
 };
@@ -40,6 +40,9 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
         Frame::Hello(hello) => hello,
         other => return Err(out_of_turn(&connection.reader, &other)),
     };
+    if let Err(error) = genuine(connection.identity.as_ref(), &hello.handshake) {
+        return refuse(&mut connection.writer, error, Frame::Refuse).await;
+    }
     let entry = volumes.entry(hello.handshake.volume);
     let limits = volumes.limits();
     // Until here is the lock the sender's patience is asked for; after it, heartbeats tell it.
@@ -209,7 +212,7 @@ impl Receiving<'_> {
         sink: &mut ReceiveSink,
         moved: &(dyn Fn(u64) + Sync),
     ) -> Result<Ended, VolumeError> {
-        let Connection { reader, writer } = connection;
+        let Connection { reader, writer, .. } = connection;
         let mut bytes = 0;
         loop {
             let message = timeout(self.limits.stall, reader.next_message());

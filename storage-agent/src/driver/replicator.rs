@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::{
     progress::Progress,
     storage::{LocalCopy, SendStream, Storage},
-    transport::{Connection, FrameReader, TransferLimits, connect, peer},
+    transport::{Connection, FrameReader, Link, TransferLimits, connect, peer},
 };
 use crate::{
     error::VolumeError,
@@ -30,7 +30,7 @@ use crate::{
 pub(crate) struct Replicator<'a> {
     pub(crate) node: &'a NodeName,
     pub(crate) storage: &'a Storage,
-    pub(crate) limits: &'a TransferLimits,
+    pub(crate) link: &'a Link,
     pub(crate) progress: &'a Progress,
 }
 
@@ -52,6 +52,10 @@ struct Sent {
 }
 
 impl Replicator<'_> {
+    fn limits(&self) -> &TransferLimits {
+        &self.link.limits
+    }
+
     /// Takes the snapshot `name` and brings the peer up to it. The caller holds the volume's
     /// lock and has checked that `copy` is the primary of the request's epoch; its snapshots
     /// need not be fresh.
@@ -74,7 +78,7 @@ impl Replicator<'_> {
         let snapshot_us = micros(taken?);
         let started = Instant::now();
         let mut to = None;
-        let mut retries = self.limits.retries.iter();
+        let mut retries = self.limits().retries.iter();
         loop {
             let result = match opening {
                 Ok(opening) => {
@@ -117,7 +121,7 @@ impl Replicator<'_> {
         name: &str,
         to: Option<&Snapshot>,
     ) -> Result<Opening, VolumeError> {
-        let mut connection = connect(request.to, self.limits).await?;
+        let mut connection = connect(&request.peer, request.to, self.link).await?;
         let hello = Hello {
             protocol: PROTOCOL,
             storage: self.storage.kind(),
@@ -218,16 +222,16 @@ impl Replicator<'_> {
         mut stream: SendStream,
         moved: &(dyn Fn(u64) + Sync),
     ) -> Result<u64, VolumeError> {
-        let Connection { reader, writer } = connection;
+        let Connection { reader, writer, .. } = connection;
         let mut bytes = 0;
-        let mut heartbeat = interval(self.limits.heartbeat);
+        let mut heartbeat = interval(self.limits().heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                chunk = timeout(self.limits.stall, stream.next()) => {
+                chunk = timeout(self.limits().stall, stream.next()) => {
                     let chunk = chunk.map_err(|_| VolumeError::Timeout {
                         what: "waiting for bytes of the stream".to_owned(),
-                        limit: self.limits.stall,
+                        limit: self.limits().stall,
                     })??;
                     let Some(chunk) = chunk else { break };
                     bytes += chunk.len() as u64;
@@ -250,9 +254,9 @@ impl Replicator<'_> {
         connection: &mut Connection,
         guid: flocker_api::volume::Guid,
     ) -> Result<(), VolumeError> {
-        let Connection { reader, writer } = connection;
+        let Connection { reader, writer, .. } = connection;
         let waiting = async {
-            let mut heartbeat = interval(self.limits.heartbeat);
+            let mut heartbeat = interval(self.limits().heartbeat);
             loop {
                 tokio::select! {
                     frame = reader.next() => match frame? {
@@ -264,11 +268,11 @@ impl Replicator<'_> {
                 }
             }
         };
-        timeout(self.limits.stall, waiting)
+        timeout(self.limits().stall, waiting)
             .await
             .map_err(|_| VolumeError::Timeout {
                 what: "waiting for the receiver's acknowledgement".to_owned(),
-                limit: self.limits.stall,
+                limit: self.limits().stall,
             })?
     }
 }

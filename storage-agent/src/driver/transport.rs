@@ -1,16 +1,19 @@
 //! The one place that makes connections between agents.
 //!
-//! A connection carries the frames of [`crate::logic::wire`] over any `Stream`: plain TCP
-//! today; a TLS stream is another implementor, made in `connect` and `accept` and nowhere
-//! else.
+//! A connection carries the frames of [`crate::logic::wire`] over mutual TLS or, where the node
+//! has no certificate, over plain TCP. With TLS each side knows the other by its certificate:
+//! the sender connects to exactly the node it means, and the receiver holds what a sender says
+//! of itself against who it is.
 
 use std::{io, io::IoSlice, net::SocketAddr, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use flocker_api::{
+    name::NodeName,
+    tls::{Credentials, Expected, Identity, Role, Stream},
+};
 use tokio::{
-    io::{
-        AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split,
-    },
+    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
@@ -51,50 +54,55 @@ impl Default for TransferLimits {
     }
 }
 
-/// What frames travel over.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+/// How a node reaches its peers.
+#[derive(Debug, Clone, Default)]
+pub struct Link {
+    /// Deadlines.
+    pub limits: TransferLimits,
+    /// By which both sides prove who they are; without them streams go over plain TCP.
+    pub tls: Option<Credentials>,
+}
 
 /// Both halves of a connection.
 pub(crate) struct Connection {
     pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
+    /// Who the peer is by its certificate; `None` over plain TCP.
+    pub(crate) identity: Option<Identity>,
 }
 
-/// Connects to the agent at `to`.
+/// Connects to the agent of `node` at `to`.
 pub(crate) async fn connect(
+    node: &NodeName,
     to: SocketAddr,
-    limits: &TransferLimits,
+    link: &Link,
 ) -> Result<Connection, VolumeError> {
-    let stream = timeout(limits.connect, TcpStream::connect(to))
+    let limits = &link.limits;
+    let connecting = async {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &link.tls else {
+            return Ok((Stream::Plain(stream), None));
+        };
+        let identity = Identity::new(Role::Node, node.as_str());
+        let expected = Expected::Named(identity.clone());
+        let stream = tls.connect(stream, &expected).await?;
+        Ok((stream.into(), Some(identity)))
+    };
+    let (stream, identity) = timeout(limits.connect, connecting)
         .await
         .map_err(|_| VolumeError::Timeout {
             what: format!("connecting to {to}"),
             limit: limits.connect,
         })?
-        .map_err(|source| peer(to, format!("cannot connect: {source}")))?;
-    accept(stream, to, limits, CancellationToken::new())
+        .map_err(|source: io::Error| peer(to, format!("cannot connect: {source}")))?;
+    Ok(over(stream, identity, to, limits, CancellationToken::new()))
 }
 
-/// Makes a connection of one that a listener has accepted; `stop` ends its reading.
-pub(crate) fn accept(
-    stream: TcpStream,
-    peer_address: SocketAddr,
-    limits: &TransferLimits,
-    stop: CancellationToken,
-) -> Result<Connection, VolumeError> {
-    stream.set_nodelay(true).map_err(|source| {
-        peer(
-            peer_address,
-            format!("cannot set up the connection: {source}"),
-        )
-    })?;
-    Ok(over(Box::new(stream), peer_address, limits, stop))
-}
-
-fn over(
-    stream: Box<dyn Stream>,
+/// Makes a connection of a stream that stands; `stop` ends its reading.
+pub(crate) fn over(
+    stream: Stream,
+    identity: Option<Identity>,
     address: SocketAddr,
     limits: &TransferLimits,
     stop: CancellationToken,
@@ -114,6 +122,7 @@ fn over(
             address,
             stall: limits.stall,
         },
+        identity,
     }
 }
 
@@ -127,7 +136,7 @@ pub(crate) fn peer(address: SocketAddr, reason: impl Into<String>) -> VolumeErro
 
 /// Takes frames.
 pub(crate) struct FrameReader {
-    stream: ReadHalf<Box<dyn Stream>>,
+    stream: ReadHalf<Stream>,
     buffer: BytesMut,
     pub(crate) address: SocketAddr,
     silence: Duration,
@@ -201,7 +210,7 @@ impl FrameReader {
 
 /// Gives frames.
 pub(crate) struct FrameWriter {
-    stream: WriteHalf<Box<dyn Stream>>,
+    stream: WriteHalf<Stream>,
     address: SocketAddr,
     stall: Duration,
 }
@@ -239,7 +248,7 @@ impl FrameWriter {
 }
 
 async fn write_both(
-    stream: &mut WriteHalf<Box<dyn Stream>>,
+    stream: &mut WriteHalf<Stream>,
     mut head: Bytes,
     mut body: Bytes,
 ) -> io::Result<()> {

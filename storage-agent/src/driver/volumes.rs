@@ -22,6 +22,7 @@ use std::{
 use flocker_api::{
     agent::{CreateVolume, ReplicateReply, ReplicateRequest, StorageStatus},
     name::{NodeName, VolumeId},
+    tls::{self, Listener},
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
@@ -33,7 +34,7 @@ use super::{
     receiver,
     replicator::Replicator,
     storage::{LocalCopy, Storage},
-    transport::{TransferLimits, accept},
+    transport::{Link, TransferLimits, over},
     zfs::Zfs,
 };
 use crate::{
@@ -79,7 +80,7 @@ pub struct Volumes {
 struct Inner {
     storage: Storage,
     node: NodeName,
-    limits: TransferLimits,
+    link: Link,
     entries: Mutex<HashMap<VolumeId, Arc<Entry>>>,
 }
 
@@ -133,6 +134,22 @@ impl Volumes {
         node: NodeName,
         limits: TransferLimits,
     ) -> Result<Self, VolumeError> {
+        let link = Link {
+            limits,
+            ..Link::default()
+        };
+        Self::open_over(config, node, link).await
+    }
+
+    /// The same with another way to its peers.
+    ///
+    /// # Errors
+    /// As [`Volumes::open`].
+    pub async fn open_over(
+        config: StorageConfig,
+        node: NodeName,
+        link: Link,
+    ) -> Result<Self, VolumeError> {
         let storage = match config {
             StorageConfig::Zfs { pool, mount_root } => {
                 Storage::Zfs(Zfs::open(&pool, &mount_root).await?)
@@ -145,7 +162,7 @@ impl Volumes {
             inner: Arc::new(Inner {
                 storage,
                 node,
-                limits,
+                link,
                 entries: Mutex::default(),
             }),
         })
@@ -160,7 +177,11 @@ impl Volumes {
     }
 
     pub(crate) fn limits(&self) -> &TransferLimits {
-        &self.inner.limits
+        &self.inner.link.limits
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.inner.link
     }
 
     pub(crate) fn entry(&self, id: VolumeId) -> Arc<Entry> {
@@ -288,7 +309,7 @@ impl Volumes {
         let replicator = Replicator {
             node: self.node(),
             storage: self.storage(),
-            limits: self.limits(),
+            link: self.link(),
             progress: &entry.progress,
         };
         let name = next_label(request.epoch);
@@ -456,13 +477,14 @@ fn next_label(epoch: Epoch) -> String {
 /// and waited for.
 ///
 /// # Errors
-/// When the listener fails for good.
+/// None now; a connection that cannot be taken is logged.
 pub async fn serve_replication(
     listener: TcpListener,
     volumes: Volumes,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), VolumeError> {
     tokio::pin!(shutdown);
+    let mut listener = Listener::new(listener, volumes.link().tls.clone(), &[tls::Role::Node]);
     let slots = Arc::new(Semaphore::new(SESSIONS_MAX));
     let mut sessions = JoinSet::new();
     let stop = CancellationToken::new();
@@ -472,29 +494,16 @@ pub async fn serve_replication(
             let slot = Arc::clone(&slots).acquire_owned().await;
             (listener.accept().await, slot)
         };
-        let (accepted, slot) = tokio::select! {
+        let ((stream, address, identity), slot) = tokio::select! {
             () = &mut shutdown => break,
             accepted = accepting => accepted,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            // A connection that died in the queue, or too many open files: both pass.
-            Err(error) => {
-                tracing::warn!(%error, "a replication connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        match accept(stream, address, volumes.limits(), stop.clone()) {
-            Ok(connection) => {
-                let volumes = volumes.clone();
-                sessions.spawn(async move {
-                    let _slot = slot;
-                    receiver::serve(connection, &volumes).await;
-                });
-            }
-            Err(error) => tracing::warn!(%error, "a replication connection was not accepted"),
-        }
+        let connection = over(stream, identity, address, volumes.limits(), stop.clone());
+        let volumes = volumes.clone();
+        sessions.spawn(async move {
+            let _slot = slot;
+            receiver::serve(connection, &volumes).await;
+        });
     }
     drop(listener);
     stop.cancel();

@@ -6,6 +6,7 @@
 
 use flocker_api::{
     agent::{Handshake, StorageKind},
+    tls::{self, Identity},
     volume::{Epoch, Guid, Role, Snapshot},
 };
 
@@ -25,6 +26,24 @@ pub struct Standing {
 pub fn compatible(sender: StorageKind, receiver: StorageKind) -> bool {
     let is_tree = |kind| matches!(kind, StorageKind::Directory);
     is_tree(sender) == is_tree(receiver)
+}
+
+/// Whether the sender is who it says; with a certificate only, for without one nothing is known.
+///
+/// # Errors
+/// When the certificate is another one's: a node sends volumes as itself and nobody else.
+pub fn genuine(certificate: Option<&Identity>, hello: &Handshake) -> Result<(), VolumeError> {
+    match certificate {
+        Some(identity)
+            if identity.role != tls::Role::Node || identity.name != hello.from.as_str() =>
+        {
+            Err(VolumeError::Impostor {
+                claimed: hello.from.clone(),
+                identity: identity.clone(),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a stream may begin.
@@ -118,6 +137,18 @@ mod tests {
             size_bytes: None,
             epoch: Epoch(epoch),
             role,
+        }
+    }
+
+    #[test]
+    fn a_node_sends_as_itself_only() {
+        let hello = hello(1, Role::Primary);
+        let of = |role, name: &str| Identity::new(role, name);
+        assert!(genuine(Some(&of(tls::Role::Node, "n1")), &hello).is_ok());
+        assert!(genuine(None, &hello).is_ok());
+        for other in [of(tls::Role::Node, "n2"), of(tls::Role::Control, "n1")] {
+            let error = genuine(Some(&other), &hello).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Precondition, "{other}");
         }
     }
 

@@ -53,8 +53,14 @@ impl Files {
         }
     }
 
-    fn all(&self) -> [&Path; 3] {
-        [&self.ca, &self.certificate, &self.key]
+    /// Each with the name of its key.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, &Path); 3] {
+        [
+            ("ca", &self.ca),
+            ("certificate", &self.certificate),
+            ("key", &self.key),
+        ]
     }
 }
 
@@ -222,7 +228,7 @@ fn look(files: &Files) -> Vec<Option<Look>> {
             changed: (meta.ctime(), meta.ctime_nsec()),
         })
     };
-    files.all().into_iter().map(look).collect()
+    files.named().map(|(_, path)| look(path)).to_vec()
 }
 
 /// Who is at the other end of a connection that stands.
