@@ -13,6 +13,7 @@ use flocker_api::{
     client::Endpoint,
     config::{ConfigError, load},
     name::{EdgeName, NodeName},
+    tls::Files,
 };
 use serde::Deserialize;
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Unix socket of the API.
     pub socket: Option<PathBuf>,
+    /// Control's certificate; without it everything is plain TCP.
+    pub tls: Option<Files>,
     /// File of the store.
     pub store: PathBuf,
     /// Nodes and edges.
@@ -47,6 +50,8 @@ pub struct EdgeSite {
     pub node: NodeName,
     /// Its admin API.
     pub admin: Endpoint,
+    /// Whether the admin API speaks mutual TLS.
+    pub tls: bool,
 }
 
 /// Limits and timeouts.
@@ -88,6 +93,7 @@ impl Config {
 #[serde(deny_unknown_fields)]
 struct File {
     api: ApiFile,
+    tls: Option<Files>,
     store: StoreFile,
     #[serde(default)]
     node: Vec<NodeFile>,
@@ -123,6 +129,8 @@ struct EdgeFile {
     name: EdgeName,
     node: NodeName,
     admin: Endpoint,
+    #[serde(default)]
+    tls: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -214,7 +222,14 @@ impl File {
             let site = EdgeSite {
                 node: edge.node,
                 admin: edge.admin,
+                tls: edge.tls,
             };
+            if site.tls && self.tls.is_none() {
+                return Err(format!(
+                    "edge '{}' speaks TLS, for which control needs a certificate: write [tls]",
+                    edge.name
+                ));
+            }
             if topology.edges.insert(edge.name.clone(), site).is_some() {
                 return Err(format!("edge '{}' is there twice", edge.name));
             }
@@ -222,6 +237,7 @@ impl File {
         Ok(Config {
             listen: self.api.listen,
             socket: self.api.socket,
+            tls: self.tls,
             store: self.store.path,
             topology,
             limits: (&self.limits).into(),
@@ -257,6 +273,8 @@ mod tests {
         assert!(message(&format!("{n1}{n1}")).contains("the same agent, 10.0.0.1:1"));
         let stray = "[[edge]]\nname = 'e'\nnode = 'n2'\nadmin = '10.0.0.1:2'\n";
         assert!(message(&format!("{n1}{stray}")).contains("edge 'e' is on node 'n2'"));
+        let secure = "[[edge]]\nname = 'e'\nnode = 'n1'\nadmin = '10.0.0.1:2'\ntls = true\n";
+        assert!(message(&format!("{n1}{secure}")).contains("write [tls]"));
         assert!(message(&format!("{n1}[limits]\npoll_ms = 0\n")).contains("limits.poll_ms"));
         assert!(message(&format!("{n1}[limits]\npol_ms = 5\n")).contains("pol_ms"));
     }

@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser;
+use flocker_api::tls::{Credentials, Listener, Role};
 use flocker_control::{
     config::Config,
     driver::{
@@ -18,7 +19,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// The control service: knows all nodes and edges, deploys apps and moves them.
@@ -66,7 +67,8 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<()> {
     let store = RedbStore::open(&config.store)?;
-    let wire = HttpWire::new(&config.topology);
+    let tls = credentials(&config)?;
+    let wire = HttpWire::new(&config.topology, tls.as_ref());
     let context = Context::new(
         Arc::new(store),
         Arc::new(wire),
@@ -77,6 +79,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let tcp = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen at {}", config.listen))?;
+    let tcp = Listener::new(tcp, tls, &[Role::Control, Role::Operator]);
     let unix = match &config.socket {
         Some(path) => {
             let bound = server::bind_unix(path);
@@ -103,6 +106,24 @@ async fn run(config: Config) -> anyhow::Result<()> {
         drop(std::fs::remove_file(path));
     }
     Ok(served?)
+}
+
+/// Control's certificate, which must be a control's.
+fn credentials(config: &Config) -> anyhow::Result<Option<Credentials>> {
+    let Some(files) = config.tls.clone() else {
+        warn!(
+            "no [tls]: whoever reaches {} can command the cluster",
+            config.listen
+        );
+        return Ok(None);
+    };
+    let credentials = Credentials::load(files).context("cannot use the files of [tls]")?;
+    let has = credentials.certificate().identity;
+    anyhow::ensure!(
+        has.role == Role::Control,
+        "tls.certificate is that of {has}; make one with 'flockerctl ca control'"
+    );
+    Ok(Some(credentials))
 }
 
 fn end(error: &anyhow::Error, code: u8) -> ExitCode {

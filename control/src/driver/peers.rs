@@ -23,6 +23,7 @@ use flocker_api::{
     name::{AppName, EdgeName, NodeName, VolumeId},
     replication::SetReplication,
     route::{RouteKey, Transaction},
+    tls::{Credentials, Expected, Identity, Role},
     volume::{Epoch, VolumeStatus},
 };
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -90,17 +91,26 @@ pub struct HttpWire {
 }
 
 impl HttpWire {
-    /// A wire to all nodes and edges.
+    /// A wire to all nodes and edges; with credentials the agents, and the edges of which it
+    /// is said, are spoken to by mutual TLS.
     #[must_use]
-    pub fn new(topology: &Topology) -> Self {
+    pub fn new(topology: &Topology, tls: Option<&Credentials>) -> Self {
+        let secure = |client: Client, role, name: &str| match tls {
+            Some(tls) => client.with_tls(tls.clone(), Expected::Named(Identity::new(role, name))),
+            None => client,
+        };
         let agents = topology.nodes.iter().map(|(node, address)| {
             let peer = Peer::Agent(node.clone());
             let client = Client::new(Endpoint::Tcp(*address), peer.to_string());
-            (peer, client)
+            (peer, secure(client, Role::Node, node.as_str()))
         });
         let edges = topology.edges.iter().map(|(edge, site)| {
             let peer = Peer::Edge(edge.clone());
             let client = Client::new(site.admin.clone(), peer.to_string());
+            let client = match site.tls {
+                true => secure(client, Role::Edge, edge.as_str()),
+                false => client,
+            };
             (peer, client)
         });
         Self {

@@ -1,6 +1,8 @@
 //! The HTTP API: parse, ask [`Control`], answer. TCP and, mode 0600, a unix socket.
 
-use std::{io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -17,7 +19,7 @@ use flocker_api::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 
 use super::control::Control;
 use crate::error::Refusal;
@@ -54,7 +56,7 @@ pub fn router(control: Arc<Control>) -> Router {
 /// When it cannot be served any longer.
 pub async fn serve(
     control: Arc<Control>,
-    tcp: TcpListener,
+    tcp: impl axum::serve::Listener<Addr = SocketAddr>,
     unix: Option<UnixListener>,
     ended: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {

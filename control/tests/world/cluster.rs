@@ -388,7 +388,8 @@ fn topology() -> Topology {
     let site = |(name, port): (EdgeName, u16)| {
         let admin = Endpoint::Tcp(([127, 0, 0, 1], port).into());
         let node = node_name("n1");
-        (name, EdgeSite { node, admin })
+        let tls = false;
+        (name, EdgeSite { node, admin, tls })
     };
     Topology {
         nodes: [node("n1", 1), node("n2", 2)].into(),

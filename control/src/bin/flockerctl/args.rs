@@ -57,6 +57,16 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) edge: Option<Endpoint>,
+    /// Folder with ca.pem, certificate.pem and key.pem: TCP endpoints are spoken to by mutual TLS
+    #[arg(
+        long,
+        global = true,
+        help_heading = GLOBAL,
+        env = "FLOCKER_TLS",
+        value_name = "FOLDER",
+        hide_env_values = true
+    )]
+    pub(crate) tls: Option<PathBuf>,
     /// JSON for programs in place of text for people
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
@@ -95,6 +105,8 @@ pub(crate) enum Command {
     Node(Node),
     /// Routes and gates of all edges, or with --edge of one
     Route(Route),
+    /// Certificates for mutual TLS: an authority of your own, and one for each program
+    Ca(crate::args_nodes::Ca),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  flockerctl completions bash > \
                             /etc/bash_completion.d/flockerctl")]

@@ -89,6 +89,20 @@ pub(crate) fn age(now_ms: u64, then_ms: u64) -> String {
     }
 }
 
+/// When something ends that ends in days: `in 89 days`, `12 days ago`.
+pub(crate) fn in_days(now_s: i64, then_s: i64) -> String {
+    let days = (then_s - now_s) / 86_400;
+    match days {
+        _ if then_s <= now_s => format!("{} ago", plural_days(-days)),
+        0 => "within a day".to_owned(),
+        _ => format!("in {}", plural_days(days)),
+    }
+}
+
+fn plural_days(days: i64) -> String {
+    plural(usize::try_from(days).unwrap_or(0), "day")
+}
+
 /// `12,345`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();

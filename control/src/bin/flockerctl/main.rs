@@ -5,13 +5,14 @@
 //!
 //! | module | duty |
 //! | --- | --- |
-//! | `args` | what can be typed |
+//! | `args`, `args_nodes` | what can be typed |
 //! | `commands` | what each verb asks and shows |
 //! | `edges` | one edge, or all of them through control |
 //! | `output`, `human` | tables, colours, JSON; sizes, durations, ages |
 //! | `failure` | errors and exit codes |
 
 mod args;
+mod args_nodes;
 mod commands;
 mod edges;
 mod failure;
@@ -52,15 +53,17 @@ fn parse_args() -> Args {
 }
 
 async fn run(args: Args, output: &Output) -> Result<Verdict, Failure> {
-    let cli = Cli::new(&args.global, output);
+    // Made where it is needed: certificates are made where there is no cluster yet.
+    let cli = || Cli::new(&args.global, output);
     match args.command {
-        Command::Status(args) => commands::status::run(&cli, &args).await,
-        Command::Deploy(args) => commands::deploy::run(&cli, &args).await,
-        Command::Move(args) => commands::moves::start(&cli, &args).await,
-        Command::Moves(args) => commands::moves::run(&cli, &args).await,
-        Command::App(args) => commands::app::run(&cli, args).await,
-        Command::Node(args) => commands::node::run(&cli, &args).await,
-        Command::Route(args) => commands::route::run(&cli, args).await,
-        Command::Completions { shell } => commands::completions(&cli, shell),
+        Command::Status(args) => commands::status::run(&cli()?, &args).await,
+        Command::Deploy(args) => commands::deploy::run(&cli()?, &args).await,
+        Command::Move(args) => commands::moves::start(&cli()?, &args).await,
+        Command::Moves(args) => commands::moves::run(&cli()?, &args).await,
+        Command::App(args) => commands::app::run(&cli()?, args).await,
+        Command::Node(args) => commands::node::run(&cli()?, &args).await,
+        Command::Route(args) => commands::route::run(&cli()?, args).await,
+        Command::Ca(args) => commands::ca::run(output, args),
+        Command::Completions { shell } => commands::completions(&cli()?, shell),
     }
 }

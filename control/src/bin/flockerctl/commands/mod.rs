@@ -1,6 +1,7 @@
 //! What each verb asks, and how its answer is shown.
 
 pub(crate) mod app;
+pub(crate) mod ca;
 pub(crate) mod deploy;
 pub(crate) mod live;
 pub(crate) mod moves;
@@ -12,7 +13,11 @@ pub(crate) mod switch;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::CommandFactory;
-use flocker_api::client::{Client, Endpoint};
+use flocker_api::{
+    client::{Client, Endpoint},
+    error::chain,
+    tls::{Credentials, Expected, Files, Role},
+};
 
 use crate::{
     args::{Args, Global},
@@ -29,16 +34,26 @@ pub(crate) struct Cli<'o> {
     pub(crate) control: Client,
     pub(crate) edge: Option<Endpoint>,
     pub(crate) out: &'o Output,
+    /// By which TCP endpoints are spoken to.
+    tls: Option<Credentials>,
 }
 
 impl<'o> Cli<'o> {
     /// Clients of what the arguments name.
-    pub(crate) fn new(global: &Global, out: &'o Output) -> Self {
-        Self {
-            control: Client::new(global.control.clone(), "control"),
+    ///
+    /// # Errors
+    /// When the files of `--tls` cannot be used.
+    pub(crate) fn new(global: &Global, out: &'o Output) -> Result<Self, Failure> {
+        let files = global.tls.as_deref().map(Files::in_folder);
+        let tls = files.map(Credentials::load).transpose();
+        let tls = tls.map_err(|error| Failure::Usage(format!("--tls: {}", chain(&error))))?;
+        let control = Client::new(global.control.clone(), "control");
+        Ok(Self {
+            control: secure(control, tls.as_ref(), Role::Control),
             edge: global.edge.clone(),
             out,
-        }
+            tls,
+        })
     }
 
     /// `--edge ENDPOINT ` for a command that shall reach the same edge.
@@ -50,9 +65,22 @@ impl<'o> Cli<'o> {
     /// The edges that route verbs are for.
     pub(crate) async fn edges(&self) -> Edges {
         match &self.edge {
-            Some(endpoint) => Edges::one(Client::new(endpoint.clone(), "edge")).await,
+            Some(endpoint) => {
+                let client = Client::new(endpoint.clone(), "edge");
+                Edges::one(secure(client, self.tls.as_ref(), Role::Edge)).await
+            }
             None => Edges::All(self.control.clone()),
         }
+    }
+}
+
+/// The client, speaking TLS if there are credentials and its endpoint is TCP.
+fn secure(client: Client, tls: Option<&Credentials>, role: Role) -> Client {
+    match (tls, client.endpoint().clone()) {
+        (Some(tls), Endpoint::Tcp(address)) => {
+            client.with_tls(tls.clone(), Expected::At(role, address.ip()))
+        }
+        _ => client,
     }
 }
 

@@ -1,0 +1,91 @@
+//! What can be typed about certificates. Help texts are in here.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Subcommand;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flockerctl ca init
+  flockerctl ca node n1 --address 10.77.1.1
+  flockerctl ca control --address 10.77.0.1
+  flockerctl ca operator ann
+  flockerctl ca node n1 --address 10.77.1.1 --renew
+  flockerctl ca ls
+
+Each certificate gets a folder with ca.pem, certificate.pem and key.pem, which is what its program's
+[tls] table names, and --tls for flockerctl. Programs take renewed files without a restart.
+Whoever has ca-key.pem can be anybody: keep it off the nodes.")]
+pub(crate) struct Ca {
+    /// The authority's folder
+    #[arg(
+        long,
+        global = true,
+        env = "FLOCKER_CA",
+        default_value = "flocker-ca",
+        value_name = "FOLDER",
+        hide_env_values = true
+    )]
+    pub(crate) dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) verb: CaVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Make the authority
+    Init {
+        /// For how many days it holds
+        #[arg(long, default_value_t = 3650, value_name = "N",
+            value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// A certificate for the storage agent of a node
+    Node(Issue),
+    /// A certificate for an edge
+    Edge(Issue),
+    /// A certificate for the control service
+    Control {
+        /// What it is called
+        #[arg(default_value = "control", value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        issue: Terms,
+    },
+    /// A certificate for a person or a tool: flockerctl, a scraper of metrics
+    Operator {
+        /// What it is called
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        issue: Terms,
+    },
+    /// The certificates in the authority's folder, and until when they hold
+    Ls,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Issue {
+    /// What it is called in the configuration
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Terms {
+    /// Addresses at which it is reached
+    #[arg(long, num_args = 1.., value_name = "IP")]
+    pub(crate) address: Vec<IpAddr>,
+    /// For how many days it holds
+    #[arg(long, default_value_t = 90, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// Where its files go; the authority's folder, and in it ROLE-NAME, if not given
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+    /// Put a new certificate and key in the place of those that are there
+    #[arg(long)]
+    pub(crate) renew: bool,
+}
