@@ -15,3 +15,4 @@ pub mod plot;
 pub mod report;
 pub mod scenario;
 pub mod testbed;
+pub mod trial;

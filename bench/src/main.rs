@@ -11,6 +11,7 @@ use flocker_bench::{
         keeper,
         stage::{self, BedOptions, Ending},
     },
+    trial::TrialArgs,
 };
 
 /// Loads, moves and measures a Flocker cluster; puts one up on this machine if need be.
@@ -32,6 +33,8 @@ enum Command {
     Move(MoveArgs),
     /// Open-loop load on a notes service
     Load(LoadArgs),
+    /// One edge on loopback: tries under load what it promises
+    Trial(TrialArgs),
     /// Starts programs for a test bed and ends them with it
     #[command(hide = true)]
     Keeper,
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<Ending> {
         Command::Demo(options) => demo::run(&options),
         Command::Move(options) => demo::run_move(&options),
         Command::Load(options) => stage::runtime()?.block_on(options.run()).map(Ending::of),
+        Command::Trial(options) => options.run().map(Ending::of),
         Command::Keeper => keeper::run().map(|()| Ending::Good),
         Command::Testbed(TestbedCommand::Up { bed, nodes_only }) => {
             let choice = stage::choose(&bed)?;

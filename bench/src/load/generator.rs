@@ -1,7 +1,4 @@
 //! The generator: a thread with a timer that sends what is due, a task per request.
-//!
-//! The timer is a timerfd, because the runtime's own has a resolution of a millisecond, which
-//! would be the floor of every latency.
 #![expect(
     clippy::disallowed_methods,
     reason = "measures: it is the one place of the load that reads clocks"
@@ -21,12 +18,9 @@ use std::{
 
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
-    time::{
-        ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
-        clock_gettime, timerfd_create, timerfd_settime,
-    },
+    time::{ClockId, clock_gettime},
 };
-use tokio::{net::unix::pipe, sync::watch, task::LocalSet};
+use tokio::{sync::watch, task::LocalSet};
 
 use super::{
     Connection, Kind, Mix, Outcome, Schedule, Target, Trace,
@@ -34,12 +28,11 @@ use super::{
     http::Requests,
     ledger::Ledger,
     schedule::Due,
+    timer::Timer,
 };
 
 /// Requests in flight at once; beyond, requests are not sent and the run does not count.
 const IN_FLIGHT_MAX: usize = 20_000;
-/// A timer that fires oftener than this costs more than it gives.
-const TICK_MIN: Duration = Duration::from_micros(200);
 
 /// What load to make.
 #[derive(Debug, Clone)]
@@ -316,47 +309,6 @@ impl Shared {
     }
 }
 
-/// A periodic timer of the kernel.
-struct Timer {
-    /// A timerfd reads like a pipe, and this is the runtime's safe way to await one.
-    descriptor: pipe::Receiver,
-}
-
-impl Timer {
-    fn new(rate: u32) -> io::Result<Self> {
-        let tick = (Duration::from_secs(1) / rate.max(1)).max(TICK_MIN);
-        let tick = Timespec {
-            tv_sec: i64::try_from(tick.as_secs()).unwrap_or(1),
-            tv_nsec: tick.subsec_nanos().into(),
-        };
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-        )?;
-        let periodic = Itimerspec {
-            it_interval: tick,
-            it_value: tick,
-        };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &periodic)?;
-        let descriptor = pipe::Receiver::from_owned_fd_unchecked(timer)?;
-        Ok(Self { descriptor })
-    }
-
-    /// Waits until it has fired since the last call, once or oftener.
-    async fn tick(&self) -> io::Result<()> {
-        loop {
-            // Room for more than the eight bytes of a count: a short read tells the runtime
-            // that nothing is left, which saves it a second one.
-            self.descriptor.readable().await?;
-            match self.descriptor.try_read(&mut [0_u8; 16]) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
 /// CPU time of the calling thread.
 fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -367,7 +319,7 @@ fn thread_cpu() -> Duration {
 }
 
 /// A pause makes thousands of requests wait, each on a connection.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

@@ -19,9 +19,11 @@ mod http;
 mod ledger;
 mod postgres;
 mod schedule;
+pub(crate) mod timer;
 mod trace;
 
 pub use check::{CheckError, journal_of_notes, rows_of_postgres};
+pub(crate) use generator::raise_descriptor_limit;
 pub use generator::{Load, LoadConfig, LoadError};
 pub use postgres::{Writer, WriterConfig};
 pub use schedule::{Due, Mix, Schedule};
