@@ -156,7 +156,7 @@ async fn switch(edge: &Edge, key: &RouteKey, to: std::net::SocketAddr) -> Result
     edge.quiesce(&keys, token).await?;
     let change = Retarget {
         key: key.clone(),
-        upstreams: vec![to],
+        upstreams: vec![to.into()],
     };
     edge.switch(vec![change], token).await?;
     Ok(())

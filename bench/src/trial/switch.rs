@@ -145,7 +145,7 @@ impl Ends {
         self.addresses.swap(0, 1);
         Retarget {
             key: self.key.clone(),
-            upstreams: vec![self.addresses[0]],
+            upstreams: vec![self.addresses[0].into()],
         }
     }
 
