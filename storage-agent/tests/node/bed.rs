@@ -94,7 +94,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts an agent with more tables in its configuration, and waits until it answers.
-    pub(crate) async fn start(node: &'static str, more: &str, by: Option<Credentials>) -> Result<Self> {
+    pub(crate) async fn start(
+        node: &'static str,
+        more: &str,
+        by: Option<Credentials>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::create_dir(folder.path().join("images"))?;
         fs::write(folder.path().join("images/writer.toml"), WRITER)?;
@@ -257,7 +261,11 @@ impl App {
         Ok(app)
     }
 
-    pub(crate) async fn replicate(&self, from: &Agent, to: &Agent) -> Result<ReplicateReply, ErrorBody> {
+    pub(crate) async fn replicate(
+        &self,
+        from: &Agent,
+        to: &Agent,
+    ) -> Result<ReplicateReply, ErrorBody> {
         let request = ReplicateRequest {
             peer: to.node.parse().expect("a good name"),
             to: to.replication,

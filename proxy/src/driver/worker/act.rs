@@ -50,6 +50,7 @@ impl Worker {
             counters: &self.counters,
             out: [&mut down.out, &mut up.out],
             actions: &mut actions,
+            crowds: &mut self.crowds,
             access: Access {
                 wanted: self.access.is_wanted(),
                 records: &mut self.records,

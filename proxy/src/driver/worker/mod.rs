@@ -41,7 +41,7 @@ use crate::{
         access::Record,
         gate::{Call, Gate, Seat},
         http::Scheme,
-        session::{Access, Action, Cx, Event, Session, http, opaque},
+        session::{Access, Action, Cx, Event, Session, crowd::Crowds, http, opaque},
     },
     metrics::Counters,
 };
@@ -125,6 +125,7 @@ pub struct Worker {
     sessions: Slab<Option<Box<Slot>>>,
     upstreams: Slab<Owner>,
     pool: Pool,
+    crowds: Crowds,
     pipes: Pipes,
     timers: Timers,
     buffer: Box<[u8]>,
@@ -165,6 +166,7 @@ impl Worker {
             mail,
             tables,
             pool: Pool::new(limits.upstream_idle_count, limits.upstream_idle),
+            crowds: Crowds::default(),
             pipes: Pipes::new(limits.pipes),
             limits,
             counters,
@@ -235,6 +237,7 @@ impl Worker {
         self.accept();
         self.fire();
         self.run_ready();
+        self.wake();
         if !self.records.is_empty() {
             let dropped = self.access.send(&mut self.records);
             self.counters.access_dropped.add(dropped);
@@ -253,6 +256,20 @@ impl Worker {
             if self.ready.is_empty() {
                 self.ready = batch;
             }
+        }
+    }
+
+    /// Has those try whose upstream has come up.
+    fn wake(&mut self) {
+        loop {
+            let sessions = &self.sessions;
+            let woken = self.crowds.next_woken(|waiter| {
+                let slot = sessions.get(waiter.slot).and_then(Option::as_ref);
+                slot.is_some_and(|slot| slot.session.ticket() == Some(waiter.ticket))
+            });
+            let Some(waiter) = woken else { return };
+            self.tell(waiter.slot, Event::Wake(waiter.ticket));
+            self.run_ready();
         }
     }
 
@@ -444,6 +461,7 @@ impl Worker {
             counters: &self.counters,
             out: [&mut down, &mut up],
             actions: &mut actions,
+            crowds: &mut self.crowds,
             access: Access {
                 wanted: self.access.is_wanted(),
                 records: &mut self.records,

@@ -1,9 +1,14 @@
 //! Connecting an upstream: its addresses in turn, then all of them again after a pause that
-//! grows, until the hold is over. An app that restarts looks slow, not broken.
+//! grows, until the hold is over. An app that restarts looks slow, not broken. Who waits for the
+//! same route takes turns ([`super::crowd`]).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::ConnectFailure;
+use super::{ConnectFailure, Cx, crowd::Ticket};
+use crate::logic::gate::Gate;
 
 /// First pause between two rounds through a route's addresses.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -20,6 +25,8 @@ pub struct Dial {
     backoff: Duration,
     /// When to go on, while pausing.
     pub again_at: Option<Instant>,
+    /// Its mark among those that wait for the same route.
+    pub ticket: Option<Ticket>,
 }
 
 /// What to do after a failed connect.
@@ -42,7 +49,41 @@ impl Dial {
             until: now + hold,
             backoff: BACKOFF_MIN,
             again_at: None,
+            ticket: None,
         }
+    }
+
+    /// Waits with others, after [`Next::Wait`]: the one that has tried last tries soon again.
+    pub(crate) fn wait_with_others(
+        &mut self,
+        gate: &Arc<Gate>,
+        failure: ConnectFailure,
+        cx: &mut Cx<'_>,
+    ) {
+        // Without descriptors a quick attempt would only take one from another session.
+        if failure == ConnectFailure::NoResources {
+            return;
+        }
+        let (ticket, soon) = cx.crowds.failed(gate, cx.seat.slot, self.ticket, cx.now);
+        self.ticket = Some(ticket);
+        self.again_at = self.again_at.map(|at| at.min(soon));
+    }
+
+    /// Another has got through: it is no longer among those that wait.
+    pub(crate) fn woken(&mut self) {
+        self.again_at = None;
+        self.ticket = None;
+    }
+
+    /// Its timer has come: whether to try, or to leave it to another and wait on.
+    pub(crate) fn may_try(&mut self, gate: &Arc<Gate>, cx: &mut Cx<'_>) -> bool {
+        let over = cx.now >= self.until;
+        if over || self.ticket.is_none() || cx.crowds.may_try(gate, cx.now) {
+            self.again_at = None;
+            return true;
+        }
+        self.again_at = Some((cx.now + self.backoff).min(self.until));
+        false
     }
 
     /// An attempt failed on a route with this many upstreams.

@@ -11,6 +11,7 @@
 //! | [`opaque`] | TCP, and TLS passed through after its SNI has been read |
 //! | [`http`] | HTTP/1.x |
 
+pub mod crowd;
 pub mod dial;
 pub mod http;
 pub mod opaque;
@@ -27,6 +28,7 @@ use std::{
 
 use flocker_api::route::{OnMove, RouteKey};
 
+use self::crowd::{Crowds, Ticket};
 use super::{
     access::{Cause, End, Protocol, Record, Visit},
     gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
@@ -103,6 +105,8 @@ pub enum Event<'a> {
     Called(Call),
     /// A gate is being quiesced: what is opaque and established shall end.
     Quiesce(&'a Arc<Gate>),
+    /// An upstream of the route that is waited for has come up: try now.
+    Wake(Ticket),
     /// The edge is about to stop: end when it is convenient.
     Drain,
     /// The deadline has passed.
@@ -230,6 +234,8 @@ pub struct Cx<'a> {
     pub actions: &'a mut Vec<Action>,
     /// What is handed over of those that are over.
     pub access: Access<'a>,
+    /// Who of this worker waits for which route's upstreams.
+    pub crowds: &'a mut Crowds,
 }
 
 /// Where visits begin and end.
@@ -451,6 +457,15 @@ impl Session {
         match self {
             Self::Opaque(session) => session.delivered(),
             Self::Http(session) => session.delivered(),
+        }
+    }
+
+    /// Its mark among those that wait for a route's upstreams to come up.
+    #[must_use]
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Opaque(session) => session.ticket(),
+            Self::Http(session) => session.ticket(),
         }
     }
 

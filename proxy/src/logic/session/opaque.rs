@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
+    crowd::Ticket,
     dial::{Dial, Next},
     resolve,
     tunnel::{Course, Tunnel, tunnel_over},
@@ -112,6 +113,7 @@ impl Session {
             }
 
             (State::Connecting { admission, .. }, Event::Connected { .. }) => {
+                cx.crowds.connected(admission.gate());
                 cx.out[Side::Upstream as usize].append(&mut self.ahead);
                 self.ahead = Vec::new();
                 if let Some(visit) = &mut self.visit {
@@ -128,8 +130,18 @@ impl Session {
                     mut dial,
                 },
                 Event::Timer,
-            ) => {
-                dial.again_at = None;
+            ) => match dial.may_try(admission.gate(), cx) {
+                true => self.connect_again(admission, dial, cx),
+                false => self.state = State::Connecting { admission, dial },
+            },
+            (
+                State::Connecting {
+                    admission,
+                    mut dial,
+                },
+                Event::Wake(ticket),
+            ) if dial.ticket == Some(ticket) => {
+                dial.woken();
                 self.connect_again(admission, dial, cx);
             }
             (State::Connecting { admission, dial }, Event::Quiesce(gate)) => {
@@ -196,6 +208,15 @@ impl Session {
     /// See [`super::Session::delivered`].
     pub fn delivered(&mut self) {
         self.state = State::Closed { _admission: None };
+    }
+
+    /// See [`super::Session::ticket`].
+    #[must_use]
+    pub fn ticket(&self) -> Option<Ticket> {
+        match &self.state {
+            State::Connecting { dial, .. } => dial.again_at.and(dial.ticket),
+            _ => None,
+        }
     }
 
     /// See [`super::Session::is_parked`].
@@ -304,7 +325,10 @@ impl Session {
             .map_or(1, |found| found.upstreams);
         match dial.failed(upstreams, failure, cx.now) {
             Next::Now => self.connect_again(admission, dial, cx),
-            Next::Wait => self.state = State::Connecting { admission, dial },
+            Next::Wait => {
+                dial.wait_with_others(admission.gate(), failure, cx);
+                self.state = State::Connecting { admission, dial };
+            }
             Next::GiveUp => {
                 cx.counters.upstream_errors.inc();
                 admission.gate().stats.failed.inc();

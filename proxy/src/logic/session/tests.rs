@@ -12,8 +12,8 @@ use flocker_api::{
 };
 
 use super::{
-    Access, Action, ConnectFailure, Cx, Ending, Event, Reuse, Session, SessionLimits, Side, Table,
-    Tables, Want, http, opaque,
+    Access, Action, ConnectFailure, Crowds, Cx, Ending, Event, Reuse, Session, SessionLimits, Side,
+    Table, Tables, Want, http, opaque,
 };
 use crate::{
     logic::{
@@ -82,6 +82,7 @@ struct Rig {
     actions: Vec<Action>,
     /// What is over.
     records: Vec<Record>,
+    crowds: Crowds,
 }
 
 impl Rig {
@@ -106,6 +107,7 @@ impl Rig {
             out: [Vec::new(), Vec::new()],
             actions: Vec::new(),
             records: Vec::new(),
+            crowds: Crowds::default(),
         }
     }
 
@@ -137,6 +139,7 @@ impl Rig {
             counters: &self.counters,
             out: [down, up],
             actions: &mut self.actions,
+            crowds: &mut self.crowds,
             access: Access {
                 wanted: true,
                 records: &mut self.records,
@@ -376,7 +379,21 @@ fn a_refused_connect_is_tried_until_the_hold_is_over() {
         tries += 1;
     }
     assert_eq!(rig.now - start, limits().connect_hold);
-    assert!((40..100).contains(&tries), "{tries}");
+    assert!((150..300).contains(&tries), "{tries}");
+}
+
+#[test]
+fn who_waits_for_an_upstream_tries_when_another_got_through() {
+    let mut rig = Rig::http();
+    rig.event(Event::Bytes(DOWN, GET));
+    rig.event(Event::ConnectFailed(ConnectFailure::Refused));
+    let ticket = rig.session().ticket().expect("it waits with others");
+    assert_eq!(rig.event(Event::Wake(ticket + 1)), []);
+    assert_eq!(
+        rig.event(Event::Wake(ticket)),
+        [connect(first(), Reuse::Never)]
+    );
+    assert_eq!(rig.session().ticket(), None, "it is trying");
 }
 
 #[test]

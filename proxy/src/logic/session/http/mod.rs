@@ -27,6 +27,7 @@ use std::{sync::Arc, time::Instant};
 use self::exchange::{Exchange, Turn};
 use super::{
     Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
+    crowd::Ticket,
     dial::{Dial, Next},
     resolve,
     tunnel::{Course, Tunnel, tunnel_over},
@@ -139,14 +140,7 @@ impl Session {
                     admission, request, ..
                 },
                 Event::Connected { reused },
-            ) => {
-                let exchange =
-                    Exchange::begin(admission, request, self.scheme, reused, &mut self.ahead, cx);
-                if let Some(visit) = &mut self.visit {
-                    visit.connected(cx.now, Phase::Response);
-                }
-                self.state = State::Exchange(Box::new(exchange));
-            }
+            ) => self.connected(admission, request, reused, cx),
             (
                 State::Connecting {
                     admission,
@@ -216,6 +210,15 @@ impl Session {
     /// See [`super::Session::delivered`].
     pub fn delivered(&mut self) {
         self.state = State::Closed { _admission: None };
+    }
+
+    /// See [`super::Session::ticket`].
+    #[must_use]
+    pub fn ticket(&self) -> Option<Ticket> {
+        match &self.state {
+            State::Connecting { dial, .. } => dial.again_at.and(dial.ticket),
+            _ => None,
+        }
     }
 
     /// See [`super::Session::is_parked`].
@@ -409,6 +412,18 @@ impl Session {
         };
     }
 
+    fn connected(&mut self, admission: Admission, request: Request, reused: bool, cx: &mut Cx<'_>) {
+        if !reused {
+            cx.crowds.connected(admission.gate());
+        }
+        let exchange =
+            Exchange::begin(admission, request, self.scheme, reused, &mut self.ahead, cx);
+        if let Some(visit) = &mut self.visit {
+            visit.connected(cx.now, Phase::Response);
+        }
+        self.state = State::Exchange(Box::new(exchange));
+    }
+
     fn connecting(
         &mut self,
         admission: Admission,
@@ -421,8 +436,11 @@ impl Session {
             Event::ConnectFailed(failure) => {
                 return self.connect_failed(admission, dial, request, failure, cx);
             }
-            Event::Timer => {
-                dial.again_at = None;
+            Event::Wake(ticket) if dial.ticket == Some(ticket) => {
+                dial.woken();
+                return self.connect_again(admission, dial, request, cx);
+            }
+            Event::Timer if dial.may_try(admission.gate(), cx) => {
                 return self.connect_again(admission, dial, request, cx);
             }
             // Nothing has been sent, so it can wait at the gate as well.
@@ -462,6 +480,7 @@ impl Session {
         match dial.failed(upstreams, failure, cx.now) {
             Next::Now => self.connect_again(admission, dial, request, cx),
             Next::Wait => {
+                dial.wait_with_others(admission.gate(), failure, cx);
                 self.state = State::Connecting {
                     admission,
                     dial,
