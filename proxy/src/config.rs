@@ -16,7 +16,12 @@ use flocker_api::{
 };
 use serde::Deserialize;
 
-use crate::logic::{access::format::Style, http::HEADERS_MAX, session::SessionLimits};
+use crate::logic::{
+    access::format::Style,
+    h2::{H2Limits, meter::FrameLimits},
+    http::HEADERS_MAX,
+    session::SessionLimits,
+};
 
 /// Longest timeout: 30 days.
 const TIMEOUT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -26,6 +31,13 @@ const WORKERS_MAX: usize = 1024;
 const HEAD_BYTES_MIN: usize = 512;
 /// Most of it.
 const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// Least HTTP/2 window, in bytes: the one that every connection begins with (RFC 9113, 6.9.2).
+const H2_WINDOW_MIN: u32 = 65_535;
+/// Most of it (RFC 9113, 6.9.1).
+const H2_WINDOW_MAX: u32 = (1 << 31) - 1;
+/// Most streams of an HTTP/2 connection.
+const H2_STREAMS_MAX: u32 = 10_000;
 
 /// The file form.
 #[derive(Debug, Deserialize)]
@@ -104,6 +116,16 @@ struct LimitsFile {
     response_timeout_ms: u64,
     hello_bytes: usize,
     hello_timeout_ms: u64,
+    h2_streams: u32,
+    h2_stream_window_bytes: u32,
+    h2_connection_window_bytes: u32,
+    h2_resets: u32,
+    h2_pings: u32,
+    h2_settings: u32,
+    h2_empty_data: u32,
+    h2_continuations: u32,
+    h2_window_updates: u32,
+    h2_others: u32,
     connect_timeout_ms: u64,
     connect_hold_ms: u64,
     tcp_idle_ms: u64,
@@ -126,6 +148,16 @@ impl Default for LimitsFile {
             response_timeout_ms: 60_000,
             hello_bytes: 16 << 10,
             hello_timeout_ms: 10_000,
+            h2_streams: 100,
+            h2_stream_window_bytes: 64 << 10,
+            h2_connection_window_bytes: 1 << 20,
+            h2_resets: 100,
+            h2_pings: 100,
+            h2_settings: 50,
+            h2_empty_data: 100,
+            h2_continuations: 20,
+            h2_window_updates: 1_000,
+            h2_others: 200,
             connect_timeout_ms: 3_000,
             connect_hold_ms: 10_000,
             tcp_idle_ms: 3_600_000,
@@ -297,6 +329,7 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
             ));
         }
     }
+    check_h2_limits(limits)?;
     if !(1..=HEADERS_MAX).contains(&limits.headers) {
         let headers = limits.headers;
         return Err(format!(
@@ -310,6 +343,49 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
         if !(HEAD_BYTES_MIN..=HEAD_BYTES_MAX).contains(&bytes) {
             return Err(format!(
                 "limits.{key} is {bytes}: it must be {HEAD_BYTES_MIN} to {HEAD_BYTES_MAX}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn h2_limits(limits: &LimitsFile) -> H2Limits {
+    H2Limits {
+        streams: limits.h2_streams,
+        stream_window: limits.h2_stream_window_bytes,
+        connection_window: limits.h2_connection_window_bytes,
+        frames: FrameLimits {
+            resets: limits.h2_resets,
+            pings: limits.h2_pings,
+            settings: limits.h2_settings,
+            empty_data: limits.h2_empty_data,
+            continuations: limits.h2_continuations,
+            window_updates: limits.h2_window_updates,
+            others: limits.h2_others,
+        },
+    }
+}
+
+/// What RFC 9113 allows, and what lets an honest client work.
+fn check_h2_limits(limits: &LimitsFile) -> Result<(), String> {
+    let window = (H2_WINDOW_MIN, H2_WINDOW_MAX);
+    for (key, value, (least, most)) in [
+        ("h2_streams", limits.h2_streams, (1, H2_STREAMS_MAX)),
+        (
+            "h2_stream_window_bytes",
+            limits.h2_stream_window_bytes,
+            window,
+        ),
+        (
+            "h2_connection_window_bytes",
+            limits.h2_connection_window_bytes,
+            window,
+        ),
+        ("h2_settings", limits.h2_settings, (2, u32::MAX)),
+    ] {
+        if !(least..=most).contains(&value) {
+            return Err(format!(
+                "limits.{key} is {value}: it must be {least} to {most}"
             ));
         }
     }
@@ -332,6 +408,7 @@ impl From<LimitsFile> for WorkerLimits {
                 tcp_idle: ms(limits.tcp_idle_ms),
                 hello_bytes: limits.hello_bytes,
                 hello_timeout: ms(limits.hello_timeout_ms),
+                h2: h2_limits(&limits),
             },
             sessions: limits.sessions,
             pipes: limits.pipes,
@@ -400,6 +477,11 @@ mod tests {
             (
                 "name = 'e'\n[limits]\ntcp_idle_ms = 9000000000000",
                 "limits.tcp_idle_ms",
+            ),
+            ("name = 'e'\n[limits]\nh2_streams = 0", "limits.h2_streams"),
+            (
+                "name = 'e'\n[limits]\nh2_stream_window_bytes = 1",
+                "limits.h2_stream_window_bytes",
             ),
             ("name = 'e'\n[admin]\nsocket = 'x'", "absolute path"),
             ("name = 'e'\n[listen]\nhttp = ['x']", "http"),

@@ -122,6 +122,12 @@ pub struct Counters {
     pub bytes_down: Counter,
     /// Bytes relayed to upstreams.
     pub bytes_up: Counter,
+    /// HTTP/2 connections of clients now.
+    pub h2_connections: Counter,
+    /// Streams of these now.
+    pub h2_streams: Counter,
+    /// HTTP/2 connections that were ended because of a flood of frames.
+    pub h2_floods: Counter,
     /// From a request's head to the end of its response.
     pub request_time: Histogram,
     /// How long the parked waited.
@@ -196,15 +202,21 @@ impl RouteStats {
 }
 
 /// Name, meaning and source of what a worker has now.
-const WORKER_GAUGES: [Row<Counter>; 2] = [
+const WORKER_GAUGES: [Row<Counter>; 4] = [
     ("sessions", "Downstream connections now", |c| &c.sessions),
     ("parked", "Sessions and requests parked at gates now", |c| {
         &c.parked
     }),
+    (
+        "h2_connections",
+        "HTTP/2 connections of clients now; each is a session as well",
+        |c| &c.h2_connections,
+    ),
+    ("h2_streams", "Streams of these now", |c| &c.h2_streams),
 ];
 
 /// Name, meaning and source of what a worker counts; `_total` is appended to the name.
-const WORKER_COUNTERS: [Row<Counter>; 13] = [
+const WORKER_COUNTERS: [Row<Counter>; 14] = [
     ("accepted", "Downstream connections accepted", |c| {
         &c.accepted
     }),
@@ -251,6 +263,11 @@ const WORKER_COUNTERS: [Row<Counter>; 13] = [
         "access_dropped",
         "Lines of the access log that were dropped because its writer was behind",
         |c| &c.access_dropped,
+    ),
+    (
+        "h2_floods",
+        "HTTP/2 connections ended because of a flood of frames",
+        |c| &c.h2_floods,
     ),
 ];
 

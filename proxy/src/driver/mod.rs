@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`edge`] | the running edge: workers, table, gates; carries out admin verbs |
 //! | [`worker`] | one thread's loop: readiness, timers and mail in; actions out |
+//! | [`h2`] | HTTP/2 connections and their streams |
 //! | [`relay`] | bytes from one socket to the other, by copying or by splice |
 //! | [`pool`] | idle upstream connections of one worker |
 //! | [`timers`] | deadlines of one worker |
@@ -15,6 +16,7 @@
 pub mod access;
 pub mod admin;
 pub mod edge;
+pub mod h2;
 pub mod listener;
 pub mod live;
 pub mod pool;

@@ -5,11 +5,13 @@
 //! | [`sniff`], [`host`], [`http`] | bytes to verdicts |
 //! | [`table`] | which route a key leads to |
 //! | [`gate`] | who is admitted, parked or refused |
+//! | [`h2`] | HTTP/2 to HTTP/1.1 and back, and its floods |
 //! | [`session`] | one connection: events in, actions out |
 //! | [`access`] | what is known of a request once it is over, and its line in the log |
 
 pub mod access;
 pub mod gate;
+pub mod h2;
 pub mod host;
 pub mod http;
 pub mod session;

@@ -11,6 +11,8 @@
 #[cfg(test)]
 mod gates;
 #[cfg(test)]
+mod h2;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod http;

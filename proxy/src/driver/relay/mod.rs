@@ -65,8 +65,14 @@ impl Conn {
     /// A connection of which nothing is known yet.
     #[must_use]
     pub fn new(stream: TcpStream, writable: bool) -> Self {
+        Self::over(Stream::Tcp(stream), writable)
+    }
+
+    /// The same over any stream.
+    #[must_use]
+    pub fn over(stream: Stream, writable: bool) -> Self {
         Self {
-            stream: Stream::Tcp(stream),
+            stream,
             readable: false,
             writable,
             hangup: false,
@@ -75,6 +81,16 @@ impl Conn {
             finish: false,
             shut: false,
             surplus: false,
+        }
+    }
+
+    /// Notes what has become of a stream of a shared connection, after its waker was called:
+    /// it can be read, or written, or is lost. What epoll watches is left alone.
+    pub fn take_stock(&mut self) {
+        if let Some(stream) = self.stream.shared() {
+            self.failed |= stream.is_lost();
+            self.readable = true;
+            self.writable = !self.shut;
         }
     }
 

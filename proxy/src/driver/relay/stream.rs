@@ -13,12 +13,15 @@ use std::{
 use mio::net::TcpStream;
 
 use super::outq;
+use crate::driver::h2;
 
 /// See the module.
 #[derive(Debug)]
 pub enum Stream {
     /// A TCP socket as it is.
     Tcp(TcpStream),
+    /// A stream of a shared HTTP/2 connection.
+    H2(h2::Stream),
 }
 
 /// What a read brought.
@@ -43,6 +46,7 @@ impl Stream {
                 let more = count == buffer.len();
                 Ok(Got { count, more })
             }
+            Self::H2(stream) => stream.read(buffer),
         }
     }
 
@@ -53,6 +57,7 @@ impl Stream {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.write(bytes),
+            Self::H2(stream) => stream.write(bytes),
         }
     }
 
@@ -60,7 +65,7 @@ impl Stream {
     #[must_use]
     pub fn pending(&self) -> usize {
         match self {
-            Self::Tcp(_) => 0,
+            Self::Tcp(_) | Self::H2(_) => 0,
         }
     }
 
@@ -70,7 +75,7 @@ impl Stream {
     /// Nothing can be written any more.
     pub fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Tcp(_) => Ok(()),
+            Self::Tcp(_) | Self::H2(_) => Ok(()),
         }
     }
 
@@ -80,6 +85,7 @@ impl Stream {
         match self {
             // Fails only if the peer is gone already, which reading tells as well.
             Self::Tcp(socket) => drop(socket.shutdown(Shutdown::Write)),
+            Self::H2(stream) => stream.finish(),
         }
     }
 
@@ -88,6 +94,7 @@ impl Stream {
     pub fn part(&mut self) {
         match self {
             Self::Tcp(_) => {}
+            Self::H2(stream) => stream.finish(),
         }
     }
 
@@ -101,6 +108,8 @@ impl Stream {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock
                 )
             }
+            // Never idle: it ends with its exchange.
+            Self::H2(_) => false,
         }
     }
 
@@ -109,6 +118,7 @@ impl Stream {
     pub fn bare(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(socket) => Some(socket),
+            Self::H2(_) => None,
         }
     }
 
@@ -117,6 +127,7 @@ impl Stream {
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(socket) => Some(socket),
+            Self::H2(_) => None,
         }
     }
 
@@ -141,10 +152,22 @@ impl Stream {
 
     /// Has the close that follows reset the connection, so that the peer sees a break and no
     /// end.
-    pub fn reset(&self) {
+    pub fn reset(&mut self) {
+        if let Self::H2(stream) = self {
+            stream.reset();
+        }
         if let Some(socket) = self.socket() {
             // Fails only on a socket that is gone already.
             drop(socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)));
+        }
+    }
+
+    /// A stream of a shared connection, which no readiness is reported of: its own waker
+    /// tells, and this takes stock. `None` for what epoll watches.
+    pub fn shared(&mut self) -> Option<&mut h2::Stream> {
+        match self {
+            Self::H2(stream) => Some(stream),
+            Self::Tcp(_) => None,
         }
     }
 }

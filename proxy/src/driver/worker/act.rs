@@ -17,7 +17,8 @@ use crate::{
     },
     logic::{
         gate::Seat,
-        session::{Access, Action, ConnectFailure, Cx, Ending, Event, Reuse, Side},
+        http::Scheme,
+        session::{Access, Action, ConnectFailure, Cx, Ending, Event, Reuse, Session, Side},
     },
 };
 
@@ -29,6 +30,19 @@ const RESET_POLL: Duration = Duration::from_millis(5);
 impl Worker {
     /// Tells the session and does what it says.
     pub(super) fn event(&mut self, slot: &mut Slot, index: usize, event: Event<'_>) {
+        if let Event::Bytes(Side::Downstream, bytes) = event {
+            self.feed(slot, bytes);
+        }
+        self.consult(slot, index, |session, cx| session.handle(event, cx));
+    }
+
+    /// Has the session say something and does what it says.
+    pub(super) fn consult(
+        &mut self,
+        slot: &mut Slot,
+        index: usize,
+        say: impl FnOnce(&mut Session, &mut Cx<'_>),
+    ) {
         for side in [Side::Downstream, Side::Upstream] {
             let out = &mut slot.flows[side as usize].out;
             if out.capacity() == 0 {
@@ -57,7 +71,7 @@ impl Worker {
                 moved: [0, 1].map(|side: usize| slot.moved[side] - before[side] as u64),
             },
         };
-        slot.session.handle(event, &mut cx);
+        say(&mut slot.session, &mut cx);
         for side in [Side::Downstream, Side::Upstream] {
             let out = &mut slot.flows[side as usize].out;
             let written = out.len().saturating_sub(before[side as usize]);
@@ -87,7 +101,13 @@ impl Worker {
                         conn.finish = true;
                     }
                 }
+                Action::Carry => {
+                    let ahead = slot.session.take_ahead();
+                    self.begin_carrying(slot, index, Scheme::Http, &ahead);
+                }
+                Action::Leave(leave) => self.leave(slot, leave),
                 Action::Close(ending) => {
+                    self.end_carrying(slot);
                     slot.again_at = None;
                     slot.closing = Some(Closing {
                         ending,
@@ -218,8 +238,8 @@ impl Worker {
             }
             Ending::Reset(side) => {
                 let conn = match (side, upstream) {
-                    (Side::Upstream, Some(upstream)) => &upstream.conn,
-                    _ => &*downstream,
+                    (Side::Upstream, Some(upstream)) => &mut upstream.conn,
+                    _ => downstream,
                 };
                 if conn.unacknowledged() > 0 && self.now < closing.by {
                     // A reset would throw it away: look again in a moment.
@@ -231,6 +251,11 @@ impl Worker {
                 *done = true;
             }
             Ending::Linger if gone => *done = true,
+            // Its connection goes on, and tells the client by itself.
+            Ending::Linger if downstream.stream.shared().is_some() => {
+                downstream.stream.part();
+                *done = true;
+            }
             Ending::Linger => {
                 if !downstream.shut {
                     downstream.finish = true;

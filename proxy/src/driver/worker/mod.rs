@@ -12,6 +12,7 @@
 )]
 
 mod act;
+mod shared;
 mod slot;
 
 use std::{
@@ -29,6 +30,7 @@ use slab::Slab;
 use self::slot::Slot;
 use super::{
     access,
+    h2::bell::{Bells, Target},
     listener::Listener,
     live::Reader,
     pool::{Pool, Upstream},
@@ -130,6 +132,9 @@ pub struct Worker {
     timers: Timers,
     buffer: Box<[u8]>,
     actions: Vec<Action>,
+    /// What HTTP/2 connections and streams have woken.
+    bells: Bells,
+    targets: Vec<Target>,
     /// Sessions to run in this turn.
     ready: Vec<usize>,
     /// Sessions that have used up their budget.
@@ -176,6 +181,8 @@ impl Worker {
             timers: Timers::default(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             actions: Vec::new(),
+            bells: Bells::default(),
+            targets: Vec::new(),
             ready: Vec::new(),
             again: Vec::new(),
             serial: 0,
@@ -247,7 +254,7 @@ impl Worker {
 
     fn run_ready(&mut self) {
         // In the order in which they were marked: what was parked first also writes first.
-        while !self.ready.is_empty() {
+        while self.hear_bells() || !self.ready.is_empty() {
             let mut batch = std::mem::take(&mut self.ready);
             for index in batch.drain(..) {
                 self.run_session(index);

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, time::Instant};
 use super::{Worker, act};
 use crate::{
     driver::{
+        h2::Island,
         pool::Upstream,
         relay::{Conn, Flow, Stop, Tools, pump},
         timers::Alarm,
@@ -18,9 +19,11 @@ const BUDGET_BYTES: usize = 1 << 20;
 /// See the module.
 pub(super) struct Slot {
     pub(super) session: Session,
-    serial: u64,
+    pub(super) serial: u64,
     pub(super) client: SocketAddr,
     pub(super) downstream: Conn,
+    /// What makes an HTTP/2 connection of the downstream.
+    pub(super) island: Option<Box<Island>>,
     pub(super) upstream: Option<Upstream>,
     /// By the side that they lead to.
     pub(super) flows: [Flow; 2],
@@ -53,6 +56,7 @@ impl Slot {
             serial,
             client,
             downstream,
+            island: None,
             upstream: None,
             flows: [Flow::default(), Flow::default()],
             news: None,
@@ -131,7 +135,11 @@ impl Worker {
         if slot.parked {
             self.counters.parked.dec();
         }
-        self.counters.sessions.dec();
+        self.end_carrying(slot);
+        match slot.downstream.stream.shared() {
+            Some(_) => self.counters.h2_streams.dec(),
+            None => self.counters.sessions.dec(),
+        }
     }
 
     /// Keeps one entry in the timers, at or before the deadline.
@@ -189,7 +197,10 @@ impl Worker {
                     worker.close_step(slot);
                     return;
                 }
-                let progress = worker.step(slot, index, &mut budget);
+                let mut progress = worker.step(slot, index, &mut budget);
+                if slot.closing.is_none() {
+                    progress |= worker.carry(slot, index);
+                }
                 if !progress {
                     return;
                 }

@@ -69,7 +69,7 @@ pub(super) fn extent(bytes: &[u8], from: usize, limits: &HeadLimits) -> Extent {
 }
 
 /// The fields of a head that [`extent`] and httparse have accepted, in order.
-pub(super) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(crate) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     lines(head).skip(1).filter_map(|line| {
         let colon = memchr(b':', line)?;
         Some((line.get(..colon)?, line.get(colon + 1..)?.trim_ascii()))
@@ -77,7 +77,7 @@ pub(super) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The lines of such a head without their CR LF, up to the empty one.
-pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = head;
     std::iter::from_fn(move || {
         let end = memchr(b'\n', rest)?;
@@ -180,7 +180,7 @@ impl Options {
 }
 
 /// The elements of a comma-separated list; empty ones are skipped (RFC 9110, section 5.6.1).
-pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
@@ -257,7 +257,7 @@ impl Lengths {
 }
 
 /// A decimal number: digits only, no sign, no space, no overflow (RFC 9110, section 8.6).
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
@@ -268,7 +268,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// Appends `name: value` and the line's end.
-pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

@@ -19,6 +19,7 @@ pub mod reply;
 pub mod request;
 pub mod response;
 
+pub(crate) use fields::{decimal, fields, lines, list, write_field};
 pub use request::{RequestHead, parse_request, write_upstream_head};
 pub use response::{ResponseHead, parse_response, write_downstream_head};
 

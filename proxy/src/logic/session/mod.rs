@@ -9,7 +9,8 @@
 //! | machine | protocol |
 //! | --- | --- |
 //! | [`opaque`] | TCP, and TLS passed through after its SNI has been read |
-//! | [`http`] | HTTP/1.x |
+//! | [`http`] | HTTP/1.x, and each stream of HTTP/2 |
+//! | [`crate::logic::h2::carrier`] | an HTTP/2 connection, without its streams |
 
 pub mod crowd;
 pub mod dial;
@@ -32,6 +33,10 @@ use self::crowd::{Crowds, Ticket};
 use super::{
     access::{Cause, End, Protocol, Record, Visit},
     gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
+    h2::{
+        H2Limits,
+        carrier::{Carrier, Leave},
+    },
     http::Scheme,
     table::RouteTable,
 };
@@ -152,6 +157,11 @@ pub enum Action {
     Keep,
     /// Close the upstream connection, and have none. What was to be written to it is dropped.
     DropUpstream,
+    /// The client speaks HTTP/2: what it has sent ([`Session::take_ahead`]) is the beginning
+    /// of a connection that carries streams.
+    Carry,
+    /// Have the client open no further streams on this connection.
+    Leave(Leave),
     /// End the stream towards a side, after what is to be written to it.
     Finish(Side),
     /// Deliver what is to be written, for a bounded time, then close both sides.
@@ -212,6 +222,8 @@ pub struct SessionLimits {
     pub hello_bytes: usize,
     /// Longest wait for a whole ClientHello.
     pub hello_timeout: Duration,
+    /// Of HTTP/2 connections.
+    pub h2: H2Limits,
 }
 
 /// What a session may use while it handles an event.
@@ -420,8 +432,10 @@ fn client_ip(client: SocketAddr) -> IpAddr {
 pub enum Session {
     /// TCP or passed-through TLS.
     Opaque(opaque::Session),
-    /// HTTP/1.x.
+    /// HTTP/1.x, or a stream of HTTP/2.
     Http(Box<http::Session>),
+    /// HTTP/2, as far as it is no stream's.
+    Carrier(Box<Carrier>),
 }
 
 impl Session {
@@ -430,6 +444,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.handle(event, cx),
             Self::Http(session) => session.handle(event, cx),
+            Self::Carrier(carrier) => carrier.handle(event, cx),
         }
     }
 
@@ -439,6 +454,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.wants(side),
             Self::Http(session) => session.wants(side),
+            Self::Carrier(carrier) => carrier.wants(side),
         }
     }
 
@@ -448,6 +464,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.deadline(),
             Self::Http(session) => session.deadline(),
+            Self::Carrier(carrier) => carrier.deadline(),
         }
     }
 
@@ -457,6 +474,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.delivered(),
             Self::Http(session) => session.delivered(),
+            Self::Carrier(_) => {}
         }
     }
 
@@ -466,6 +484,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.ticket(),
             Self::Http(session) => session.ticket(),
+            Self::Carrier(_) => None,
         }
     }
 
@@ -475,6 +494,16 @@ impl Session {
         match self {
             Self::Opaque(session) => session.is_parked(),
             Self::Http(session) => session.is_parked(),
+            Self::Carrier(_) => false,
+        }
+    }
+
+    /// Takes what has been read of the client and not dealt with, after [`Action::Carry`].
+    #[must_use]
+    pub fn take_ahead(&mut self) -> Vec<u8> {
+        match self {
+            Self::Http(session) => session.take_ahead(),
+            Self::Opaque(_) | Self::Carrier(_) => Vec::new(),
         }
     }
 }

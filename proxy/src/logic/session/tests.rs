@@ -59,6 +59,7 @@ fn limits() -> SessionLimits {
         tcp_idle: Duration::from_secs(3600),
         hello_bytes: 16 << 10,
         hello_timeout: Duration::from_secs(10),
+        h2: crate::logic::h2::TEST_LIMITS,
     }
 }
 

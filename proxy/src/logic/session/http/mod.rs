@@ -46,6 +46,8 @@ use crate::logic::{
 const RETRY_AFTER_S: u32 = 1;
 /// A buffer of at most this many bytes is kept while the connection is idle.
 const IDLE_BUFFER: usize = 1024;
+/// What an HTTP/2 client with prior knowledge begins with (RFC 9113, section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes read at a time while a head is awaited.
 const HEAD_READ: usize = 8 << 10;
 
@@ -63,6 +65,8 @@ pub struct Session {
     draining: bool,
     /// The request's, until it is over.
     visit: Option<Box<Visit>>,
+    /// No request has come yet, so it may still be another protocol.
+    fresh: bool,
 }
 
 #[derive(Debug)]
@@ -98,15 +102,20 @@ impl Session {
     /// A connection of which nothing has been read yet.
     #[must_use]
     pub fn new(scheme: Scheme, cx: &Cx<'_>) -> Self {
+        Self::begin(scheme, cx.now + cx.limits.head_timeout)
+    }
+
+    /// The same; its first head is to be there by then.
+    #[must_use]
+    pub fn begin(scheme: Scheme, until: Instant) -> Self {
         Self {
             scheme,
             key: Key::Tcp(0),
             ahead: Vec::new(),
-            state: State::Reading {
-                until: cx.now + cx.limits.head_timeout,
-            },
+            state: State::Reading { until },
             draining: false,
             visit: None,
+            fresh: true,
         }
     }
 
@@ -254,8 +263,23 @@ impl Session {
         }
     }
 
+    /// See [`super::Session::take_ahead`].
+    pub(super) fn take_ahead(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.ahead)
+    }
+
     /// Looks for a head at the beginning of what the client has sent.
     fn parse(&mut self, cx: &mut Cx<'_>) {
+        if self.fresh && self.scheme == Scheme::Http {
+            let count = self.ahead.len().min(H2_PREFACE.len());
+            if self.ahead[..count] == H2_PREFACE[..count] {
+                if count == H2_PREFACE.len() {
+                    cx.act(Action::Carry);
+                }
+                // Its first line alone would be no request.
+                return;
+            }
+        }
         let limits = HeadLimits {
             head_bytes: cx.limits.head_bytes,
             headers: cx.limits.headers,
@@ -265,6 +289,7 @@ impl Session {
             Verdict::NeedMore => {}
             Verdict::Reject(reason) => self.reject(reason, None, cx),
             Verdict::Head(head) => {
+                self.fresh = false;
                 if let Err(reason) = self.aim(&head, cx) {
                     return self.reject(reason, Some(&head), cx);
                 }
