@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::logic::{
     access::format::Style,
+    balance::Ejection,
     h2::{H2Limits, meter::FrameLimits},
     http::HEADERS_MAX,
     session::SessionLimits,
@@ -25,6 +26,8 @@ use crate::logic::{
 
 /// Longest timeout: 30 days.
 const TIMEOUT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// Shortest interval between two resolutions of a name.
+const RESOLVE_MS_MIN: u64 = 100;
 /// Most worker threads.
 const WORKERS_MAX: usize = 1024;
 /// Least of what a head may be limited to, in bytes.
@@ -131,6 +134,11 @@ struct LimitsFile {
     tcp_idle_ms: u64,
     upstream_idle_ms: u64,
     upstream_idle_count: usize,
+    eject_failures: u32,
+    eject_ms: u64,
+    eject_ms_max: u64,
+    eject_percent_max: u32,
+    resolve_interval_ms: u64,
     pipes: usize,
     linger_ms: u64,
     drain_ms: u64,
@@ -163,6 +171,11 @@ impl Default for LimitsFile {
             tcp_idle_ms: 3_600_000,
             upstream_idle_ms: 4_000,
             upstream_idle_count: 256,
+            eject_failures: 5,
+            eject_ms: 10_000,
+            eject_ms_max: 300_000,
+            eject_percent_max: 50,
+            resolve_interval_ms: 10_000,
             pipes: 32,
             linger_ms: 1_000,
             drain_ms: 30_000,
@@ -193,6 +206,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// How long a stopping edge waits for what is in flight.
     pub drain: Duration,
+    /// From one resolution of an upstream's name to the next.
+    pub resolve_interval: Duration,
     sessions: usize,
     pipes: usize,
     worker: WorkerLimits,
@@ -280,6 +295,7 @@ fn check(file: File) -> Result<Config, String> {
         access,
         routes: file.route,
         drain: Duration::from_millis(limits.drain_ms),
+        resolve_interval: Duration::from_millis(limits.resolve_interval_ms),
         sessions: limits.sessions,
         pipes: limits.pipes,
         worker: limits.into(),
@@ -320,6 +336,13 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
         ("connect_hold_ms", limits.connect_hold_ms, 0),
         ("tcp_idle_ms", limits.tcp_idle_ms, 1),
         ("upstream_idle_ms", limits.upstream_idle_ms, 0),
+        ("eject_ms", limits.eject_ms, 1),
+        ("eject_ms_max", limits.eject_ms_max, limits.eject_ms),
+        (
+            "resolve_interval_ms",
+            limits.resolve_interval_ms,
+            RESOLVE_MS_MIN,
+        ),
         ("linger_ms", limits.linger_ms, 0),
         ("drain_ms", limits.drain_ms, 0),
     ] {
@@ -330,6 +353,12 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
         }
     }
     check_h2_limits(limits)?;
+    if limits.eject_percent_max > 100 {
+        let percent = limits.eject_percent_max;
+        return Err(format!(
+            "limits.eject_percent_max is {percent}: it must be 0 to 100"
+        ));
+    }
     if !(1..=HEADERS_MAX).contains(&limits.headers) {
         let headers = limits.headers;
         return Err(format!(
@@ -409,6 +438,12 @@ impl From<LimitsFile> for WorkerLimits {
                 hello_bytes: limits.hello_bytes,
                 hello_timeout: ms(limits.hello_timeout_ms),
                 h2: h2_limits(&limits),
+                ejection: Ejection {
+                    failures: limits.eject_failures,
+                    base: ms(limits.eject_ms),
+                    max: ms(limits.eject_ms_max),
+                    share_percent: limits.eject_percent_max,
+                },
             },
             sessions: limits.sessions,
             pipes: limits.pipes,

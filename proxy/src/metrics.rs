@@ -110,6 +110,8 @@ pub struct Counters {
     pub refused: Counter,
     /// Connects that failed, each attempt.
     pub connect_failures: Counter,
+    /// Upstreams ejected for failing clients.
+    pub ejections: Counter,
     /// Upstreams that failed a client.
     pub upstream_errors: Counter,
     /// Requests that were sent again on a new connection.
@@ -243,6 +245,11 @@ const WORKER_COUNTERS: [Row<Counter>; 14] = [
         "connect_failures",
         "Upstream connects that failed, each attempt",
         |c| &c.connect_failures,
+    ),
+    (
+        "ejections",
+        "Upstreams left alone for a while because they failed clients",
+        |c| &c.ejections,
     ),
     ("reuses", "Upstream connections used again", |c| &c.reuses),
     (

@@ -17,6 +17,7 @@ use crate::{
     gate::GateStatus,
     name::EdgeName,
     route::{Generation, Route},
+    upstream::UpstreamAddress,
 };
 
 /// The edge as a whole.
@@ -83,6 +84,65 @@ pub struct RouteStatus {
     pub requests: u64,
     /// Of these, answered by the edge itself with an error, or closed without an answer.
     pub failed: u64,
+    /// Its upstreams, address by address. Only where one route is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<UpstreamStatus>,
+    /// The names among them that have no answer now. Only where one route is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unresolved: Vec<UnresolvedName>,
+}
+
+/// One address of a route's upstreams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// The address.
+    pub address: SocketAddr,
+    /// The name that led to it, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<UpstreamAddress>,
+    /// Its share.
+    pub weight: u16,
+    /// Whether it serves.
+    pub state: UpstreamState,
+    /// Why it does not: the last check's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When ejected: for how much longer, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected_for_ms: Option<u64>,
+    /// Sessions and requests that it has now.
+    pub in_flight: u64,
+    /// Sessions and requests that it was chosen for.
+    pub requests: u64,
+    /// Of these, those that it failed.
+    pub failed: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
+}
+
+/// Whether an upstream serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamState {
+    /// It serves.
+    Up,
+    /// It serves a growing share, since it has just come.
+    Starting,
+    /// Its health checks fail.
+    Down,
+    /// It has failed clients, and is left alone for a while.
+    Ejected,
+    /// The operator has taken it out.
+    Draining,
+}
+
+/// A name that could not be resolved; its last answer, if there was one, is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnresolvedName {
+    /// The name, with its port.
+    pub name: UpstreamAddress,
+    /// Why.
+    pub error: String,
 }
 
 /// Answer to a [`crate::route::Transaction`].

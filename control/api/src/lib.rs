@@ -6,8 +6,8 @@
 //! | module | what it speaks of |
 //! | --- | --- |
 //! | [`name`], [`host`] | names of nodes, apps, volumes, edges; host names and their one normal form |
-//! | [`route`], [`upstream`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`termination`], [`certificate`] | TLS of clients and upstreams, an edge's certificates |
+//! | [`route`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`app`], [`control`] | what people declare, the control service's API |
@@ -24,6 +24,7 @@ pub mod control;
 pub mod edge;
 pub mod error;
 pub mod gate;
+pub mod health;
 pub mod host;
 pub mod name;
 pub mod path;

@@ -5,10 +5,11 @@ use std::{fmt, num::NonZeroU16, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    health::Health,
     host::{HostPattern, InvalidHostname},
     path::{InvalidPrefix, PathPrefix},
     termination::{Tls, UpstreamTls},
-    upstream::Upstream,
+    upstream::{Balance, Upstream, UpstreamAddress},
 };
 
 /// Version number of an edge's whole route table; goes up by one with each atomic change.
@@ -188,6 +189,21 @@ pub struct Route {
     /// TLS with the upstreams; `None` is clear text. Not for what is passed through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_tls: Option<UpstreamTls>,
+    /// Which of several upstreams is next.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balance: Balance,
+    /// How the upstreams are asked whether they are well; without it only what they do to
+    /// clients counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// How long an upstream that comes (back) takes to get its whole share, in ms; 0 gives it
+    /// at once.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub slow_start_ms: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Route {
@@ -199,6 +215,9 @@ impl Route {
             on_move: OnMove::default(),
             tls: Tls::default(),
             upstream_tls: None,
+            balance: Balance::default(),
+            health: None,
+            slow_start_ms: 0,
         }
     }
 
@@ -233,6 +252,16 @@ pub enum Operation {
         /// Its key.
         key: RouteKey,
     },
+    /// Takes one upstream of a route out of the balance, or puts it back: it gets nothing new,
+    /// what it has goes on.
+    Drain {
+        /// The route's key.
+        key: RouteKey,
+        /// The upstream, as the route names it.
+        upstream: UpstreamAddress,
+        /// Whether it drains from now on.
+        drain: bool,
+    },
 }
 
 impl Operation {
@@ -241,7 +270,7 @@ impl Operation {
     pub fn key(&self) -> &RouteKey {
         match self {
             Self::Add { route } | Self::Set { route } | Self::Put { route } => &route.key,
-            Self::Remove { key } => key,
+            Self::Remove { key } | Self::Drain { key, .. } => key,
         }
     }
 }

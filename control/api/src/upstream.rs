@@ -30,13 +30,58 @@ pub enum InvalidUpstream {
     /// A weight out of range.
     #[error("'{0}' is not a weight: it must be 1 to {WEIGHT_MAX}")]
     Weight(String),
+    /// An unknown way of balancing.
+    #[error("'{0}' is not known: it is round_robin, least_connections, source or in_order")]
+    Balance(String),
     /// An unknown word after the address.
     #[error("'{0}' is not known of an upstream: after the address come weight=N or drain")]
     Option(String),
 }
 
+/// Which of a route's upstreams is next. Those that are down, ejected or drained are passed over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// One after the other, by their weights.
+    #[default]
+    RoundRobin,
+    /// The one with the least to do in relation to its weight.
+    LeastConnections,
+    /// The same for the same client address, by weights; when upstreams come or go, only the
+    /// clients of these move.
+    Source,
+    /// The first that can be connected.
+    InOrder,
+}
+
+impl FromStr for Balance {
+    type Err = InvalidUpstream;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUpstream> {
+        match text {
+            "round_robin" => Ok(Self::RoundRobin),
+            "least_connections" => Ok(Self::LeastConnections),
+            "source" => Ok(Self::Source),
+            "in_order" => Ok(Self::InOrder),
+            _ => Err(InvalidUpstream::Balance(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastConnections => "least_connections",
+            Self::Source => "source",
+            Self::InOrder => "in_order",
+        })
+    }
+}
+
 /// Where an upstream is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum UpstreamAddress {
     /// One socket address.
     Socket(SocketAddr),
@@ -72,6 +117,20 @@ impl FromStr for UpstreamAddress {
             source,
         })?;
         Ok(Self::Name { host, port })
+    }
+}
+
+impl TryFrom<String> for UpstreamAddress {
+    type Error = InvalidUpstream;
+
+    fn try_from(text: String) -> Result<Self, InvalidUpstream> {
+        text.parse()
+    }
+}
+
+impl From<UpstreamAddress> for String {
+    fn from(address: UpstreamAddress) -> Self {
+        address.to_string()
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`listener`] | bound sockets |
 //! | [`live`] | the published table |
 //! | [`access`] | the writer of the access log |
+//! | [`watch`] | health checks and names of upstreams |
 //! | [`admin`] | the admin API |
 
 pub mod access;
@@ -22,4 +23,5 @@ pub mod live;
 pub mod pool;
 pub mod relay;
 pub mod timers;
+pub mod watch;
 pub mod worker;

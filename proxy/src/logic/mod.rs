@@ -6,10 +6,12 @@
 //! | [`table`] | which route a key leads to |
 //! | [`gate`] | who is admitted, parked or refused |
 //! | [`h2`] | HTTP/2 to HTTP/1.1 and back, and its floods |
+//! | [`balance`] | which of a route's upstreams is next |
 //! | [`session`] | one connection: events in, actions out |
 //! | [`access`] | what is known of a request once it is over, and its line in the log |
 
 pub mod access;
+pub mod balance;
 pub mod gate;
 pub mod h2;
 pub mod host;

@@ -186,11 +186,14 @@ impl Edge {
         }
         let new = old.retarget(&request.changes)?;
         let generation = new.generation();
+        let after = new.clone();
         self.live.publish(new);
         for retarget in &request.changes {
             if let Some(entry) = old.get(&retarget.key) {
                 entry.gate.retarget();
-                self.forget(&entry.route.upstreams, &retarget.upstreams);
+                let set = after.get(&retarget.key).map(|entry| &*entry.set);
+                self.forget(&entry.set, set);
+                self.watch.changed(&after, &retarget.key);
             }
         }
         let holds = match request.resume {

@@ -13,7 +13,7 @@ mod gates;
 use std::{
     collections::HashSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -22,7 +22,6 @@ use flocker_api::{
     edge::{EdgeStatus, ListenerKind, ListenerStatus, RouteStatus, RouteTable},
     gate::Token,
     route::{Generation, Operation, RouteKey, Transaction},
-    upstream::Upstream,
 };
 use tokio::sync::Notify;
 
@@ -31,11 +30,13 @@ use super::{
     access,
     listener::{self, Listener},
     live::Live,
+    watch::Watch,
     worker::{Mail, Mailbox, Worker, deliver},
 };
 use crate::{
     config::Config,
     logic::{
+        balance::{Answer, Set},
         gate::{Bell, Call, Gate},
         session::Table,
     },
@@ -56,6 +57,7 @@ pub struct Edge {
     access: access::Handle,
     started: Instant,
     change: Mutex<Change>,
+    watch: Watch,
 }
 
 /// What only verbs need.
@@ -118,7 +120,8 @@ impl Edge {
             mailboxes.push(mailbox);
             counters.push(mine);
         }
-        let edge = Arc::new(Self {
+        let edge = Arc::new_cyclic(|me| Self {
+            watch: Watch::new(Weak::clone(me)),
             live,
             mailboxes,
             counters,
@@ -232,6 +235,8 @@ impl Edge {
                 gate: entry.gate.status(now),
                 requests: entry.gate.stats.requests.value(),
                 failed: entry.gate.stats.failed.value(),
+                upstreams: Vec::new(),
+                unresolved: Vec::new(),
             })
             .collect();
         routes.sort_by(|a, b| a.route.key.cmp(&b.route.key));
@@ -250,11 +255,14 @@ impl Edge {
         let entry = table
             .get(key)
             .ok_or_else(|| EdgeError::NoRoute(key.clone()))?;
+        let now = Instant::now();
         Ok(RouteStatus {
             route: entry.route.clone(),
-            gate: entry.gate.status(Instant::now()),
+            gate: entry.gate.status(now),
             requests: entry.gate.stats.requests.value(),
             failed: entry.gate.stats.failed.value(),
+            upstreams: entry.set.status(now),
+            unresolved: entry.set.unresolved(),
         })
     }
 
@@ -287,6 +295,7 @@ impl Edge {
         self.serve(&mut change, opened);
         for key in keys {
             self.settle(&mut change, &old, &after, key);
+            self.watch.changed(&after, key);
         }
         Ok(generation)
     }
@@ -300,17 +309,50 @@ impl Edge {
             Some(after) if Arc::ptr_eq(&before.gate, &after.gate) => {
                 if before.route.upstreams != after.route.upstreams {
                     after.gate.retarget();
-                    self.forget(&before.route.upstreams, &after.route.upstreams);
+                    self.forget(&before.set, Some(&after.set));
                 }
             }
             after => {
                 self.deliver(before.gate.remove());
-                self.forget(&before.route.upstreams, &[]);
+                self.forget(&before.set, None);
                 if let (None, RouteKey::Tcp(port)) = (after, key) {
                     self.close_port(change, port.get());
                 }
             }
         }
+    }
+
+    /// The names of a route's upstreams have been asked for again. Sessions go on where they
+    /// are; what an address that is gone had idle is closed.
+    pub fn answer(&self, key: &RouteKey, answers: &[Answer]) {
+        let _one_at_a_time = self.lock();
+        let old = self.live.load();
+        let Some(before) = old.get(key) else { return };
+        if before.set.answers() == answers {
+            return;
+        }
+        for (was, is) in before.set.answers().iter().zip(answers) {
+            match &is.error {
+                Some(error) if was.error.is_none() => {
+                    tracing::warn!(%key, name = %is.name, error, "a name has no answer");
+                }
+                _ if was.addresses != is.addresses => {
+                    tracing::info!(%key, name = %is.name, addresses = ?is.addresses, "a name leads here");
+                }
+                _ => {}
+            }
+        }
+        if let Some(new) = old.with_answers(key, answers) {
+            let after = new.get(key).map(|entry| Arc::clone(&entry.set));
+            self.live.publish(new);
+            self.forget(&before.set, after.as_deref());
+        }
+    }
+
+    /// Who watches its upstreams.
+    #[must_use]
+    pub fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     fn bind_port(&self, port: u16) -> Result<Vec<Listener>, EdgeError> {
@@ -365,10 +407,10 @@ impl Edge {
     }
 
     /// Has idle connections to upstreams closed that a route does not lead to any more.
-    fn forget(&self, before: &[Upstream], after: &[Upstream]) {
-        let kept: HashSet<SocketAddr> = after.iter().filter_map(Upstream::socket).collect();
-        let gone = before.iter().filter_map(Upstream::socket);
-        let gone: Vec<_> = gone.filter(|to| !kept.contains(to)).collect();
+    fn forget(&self, before: &Set, after: Option<&Set>) {
+        let kept: HashSet<SocketAddr> =
+            after.map(|set| set.serving().collect()).unwrap_or_default();
+        let gone: Vec<_> = before.serving().filter(|to| !kept.contains(to)).collect();
         if gone.is_empty() {
             return;
         }

@@ -141,7 +141,7 @@ impl Gate {
     pub fn enter(self: &Arc<Self>, visitor: Visitor, now: Instant) -> Entry {
         loop {
             if self.count_in() {
-                return Entry::Admitted(Admission(Arc::clone(self)));
+                return Entry::Admitted(Admission::new(self));
             }
             let mut inner = self.lock();
             match inner.phase {
@@ -470,7 +470,7 @@ impl Gate {
 
     fn grant(self: &Arc<Self>) -> Admission {
         self.word.fetch_add(1, Ordering::AcqRel);
-        Admission(Arc::clone(self))
+        Admission::new(self)
     }
 
     fn count_out(&self) {

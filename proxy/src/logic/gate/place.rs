@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Gate, Phase, Refusal};
+use crate::logic::balance::Lease;
 
 /// Answer to [`Gate::enter`].
 #[derive(Debug)]
@@ -29,19 +30,43 @@ pub enum Claim {
 
 /// Proof of being admitted; counted as in flight until dropped.
 #[derive(Debug)]
-pub struct Admission(pub(super) Arc<Gate>);
+pub struct Admission {
+    gate: Arc<Gate>,
+    /// The upstream that it uses.
+    lease: Option<Lease>,
+}
 
 impl Admission {
     /// The gate that gave it.
     #[must_use]
     pub fn gate(&self) -> &Arc<Gate> {
-        &self.0
+        &self.gate
+    }
+
+    /// The upstream that it uses now, if any.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// The same with another upstream; the one before is given back.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Option<Lease>) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    pub(super) fn new(gate: &Arc<Gate>) -> Self {
+        Self {
+            gate: Arc::clone(gate),
+            lease: None,
+        }
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.count_out();
+        self.gate.count_out();
     }
 }
 
@@ -75,7 +100,7 @@ impl Place {
             Some(Answer::Granted) => {
                 self.settled = true;
                 // Counted in when it was granted.
-                Claim::Admitted(Admission(Arc::clone(&self.gate)))
+                Claim::Admitted(Admission::new(&self.gate))
             }
             Some(Answer::Refused(refusal)) => {
                 self.settled = true;

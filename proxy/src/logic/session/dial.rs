@@ -1,6 +1,6 @@
-//! Connecting an upstream: its addresses in turn, then all of them again after a pause that
-//! grows, until the hold is over. An app that restarts looks slow, not broken. Who waits for the
-//! same route takes turns ([`super::crowd`]).
+//! Connecting an upstream: one after the other of those that may serve, then all of them again
+//! after a pause that grows, until the hold is over. An app that restarts looks slow, not broken.
+//! Who waits for the same route takes turns ([`super::crowd`]).
 
 use std::{
     sync::Arc,
@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{ConnectFailure, Cx, crowd::Ticket};
-use crate::logic::gate::Gate;
+use crate::logic::{balance::Tried, gate::Gate};
 
-/// First pause between two rounds through a route's addresses.
+/// First pause between two rounds through a route's upstreams.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two rounds.
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -18,8 +18,8 @@ const BACKOFF_MAX: Duration = Duration::from_millis(250);
 /// The state of a connect.
 #[derive(Debug, Clone, Copy)]
 pub struct Dial {
-    /// Failed attempts so far; also which of the addresses is next.
-    pub attempt: usize,
+    /// Which upstreams were tried in this round.
+    pub tried: Tried,
     /// When to give up.
     until: Instant,
     backoff: Duration,
@@ -32,7 +32,7 @@ pub struct Dial {
 /// What to do after a failed connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Try the next address.
+    /// Try the next upstream.
     Now,
     /// Wait until [`Dial::again_at`].
     Wait,
@@ -45,7 +45,7 @@ impl Dial {
     #[must_use]
     pub fn new(now: Instant, hold: Duration) -> Self {
         Self {
-            attempt: 0,
+            tried: Tried::default(),
             until: now + hold,
             backoff: BACKOFF_MIN,
             again_at: None,
@@ -86,16 +86,15 @@ impl Dial {
         false
     }
 
-    /// An attempt failed on a route with this many upstreams.
-    pub fn failed(&mut self, upstreams: usize, failure: ConnectFailure, now: Instant) -> Next {
-        self.attempt += 1;
+    /// An attempt failed; there may be more upstreams that were not tried in this round.
+    pub fn failed(&mut self, more: bool, failure: ConnectFailure, now: Instant) -> Next {
         if now >= self.until {
             return Next::GiveUp;
         }
-        let round_over = self.attempt.is_multiple_of(upstreams.max(1));
-        if !round_over && failure != ConnectFailure::NoResources {
+        if more && failure != ConnectFailure::NoResources {
             return Next::Now;
         }
+        self.tried = Tried::default();
         // No use in waking after the hold: the last attempt is made at its end.
         self.again_at = Some((now + self.backoff).min(self.until));
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
@@ -108,18 +107,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_tried_in_turn_then_with_growing_pauses_until_the_hold_is_over() {
+    fn upstreams_are_tried_in_turn_then_with_growing_pauses_until_the_hold_is_over() {
         let start = crate::logic::test_clock();
         let mut dial = Dial::new(start, Duration::from_millis(100));
         let mut now = start;
-        assert_eq!(dial.failed(2, ConnectFailure::Refused, now), Next::Now);
-        assert_eq!(dial.failed(2, ConnectFailure::Refused, now), Next::Wait);
+        assert_eq!(dial.failed(true, ConnectFailure::Refused, now), Next::Now);
+        assert_eq!(dial.failed(false, ConnectFailure::Refused, now), Next::Wait);
         let mut pauses = vec![];
         loop {
             let at = dial.again_at.take().unwrap();
             pauses.push(at - now);
             now = at;
-            if dial.failed(1, ConnectFailure::Refused, now) == Next::GiveUp {
+            if dial.failed(false, ConnectFailure::Refused, now) == Next::GiveUp {
                 break;
             }
         }

@@ -29,9 +29,13 @@ use std::{
 
 use flocker_api::route::{OnMove, RouteKey};
 
-use self::crowd::{Crowds, Ticket};
+use self::{
+    crowd::{Crowds, Ticket},
+    dial::{Dial, Next},
+};
 use super::{
     access::{Cause, End, Protocol, Record, Visit},
+    balance::{Ejection, Lease, Set, Tried},
     gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
     h2::{
         H2Limits,
@@ -224,6 +228,8 @@ pub struct SessionLimits {
     pub hello_timeout: Duration,
     /// Of HTTP/2 connections.
     pub h2: H2Limits,
+    /// When upstreams that fail clients are left alone.
+    pub ejection: Ejection,
 }
 
 /// What a session may use while it handles an event.
@@ -313,9 +319,8 @@ pub enum Key {
 }
 
 impl Key {
-    /// The route's gate, the upstream for this attempt, how many upstreams it has, and what
-    /// becomes of its opaque sessions.
-    fn find<'t>(&self, table: &'t Table, attempt: usize) -> Option<Found<'t>> {
+    /// The route's gate and upstreams, and what becomes of its opaque sessions.
+    fn find<'t>(&self, table: &'t Table) -> Option<Found<'t>> {
         let entry = match self {
             Self::Tcp(port) => table.lookup_tcp(*port),
             Self::Https(host) => table.lookup_https(host, ""),
@@ -324,13 +329,10 @@ impl Key {
                 Scheme::Https => table.lookup_https(host, path),
             },
         }?;
-        let upstreams = &entry.route.upstreams;
         Some(Found {
             key: &entry.route.key,
             gate: &entry.gate,
-            // Invariant: the table refuses a route without upstreams.
-            to: upstreams.get(attempt % upstreams.len().max(1))?.socket()?,
-            upstreams: upstreams.len(),
+            set: &entry.set,
             on_move: entry.route.on_move,
         })
     }
@@ -339,16 +341,16 @@ impl Key {
 struct Found<'t> {
     key: &'t RouteKey,
     gate: &'t Arc<Gate>,
-    to: SocketAddr,
-    upstreams: usize,
+    set: &'t Arc<Set>,
     on_move: OnMove,
 }
 
-/// A way to an upstream.
+/// A way to an upstream: whoever is admitted holds its lease.
 #[derive(Debug)]
 pub(crate) struct Way {
     pub(crate) admission: Admission,
-    pub(crate) to: SocketAddr,
+    /// `None` while none of the route's upstreams may be tried.
+    pub(crate) to: Option<SocketAddr>,
 }
 
 /// What the gate of a key said.
@@ -372,13 +374,13 @@ pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
         bytes: ahead,
     };
     for _ in 0..ADMIT_TRIES_MAX {
-        let Some(found) = key.find(cx.tables.current(), 0) else {
+        let Some(found) = key.find(cx.tables.current()) else {
             return Admit::NoRoute;
         };
         let gate = Arc::clone(found.gate);
         match gate.enter(visitor, cx.now) {
             Entry::Admitted(admission) => {
-                if let Some(way) = resolve(key, admission, 0, cx) {
+                if let Some(way) = resolve(key, admission, Tried::default(), cx) {
                     return Admit::Go(way);
                 }
             }
@@ -390,18 +392,64 @@ pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
     Admit::NoRoute
 }
 
-/// Resolves a key for someone who is admitted; `None` when its gate is not the route's any more.
+/// Resolves a key for someone who is admitted and has tried some upstreams; `None` when its gate
+/// is not the route's any more.
 pub(crate) fn resolve(
     key: &Key,
     admission: Admission,
-    attempt: usize,
+    tried: Tried,
     cx: &mut Cx<'_>,
 ) -> Option<Way> {
-    let found = key.find(cx.tables.current(), attempt)?;
-    Arc::ptr_eq(found.gate, admission.gate()).then(|| Way {
-        to: found.to,
-        admission,
+    let (client, now) = (client_ip(cx.client), cx.now);
+    let found = key.find(cx.tables.current())?;
+    if !Arc::ptr_eq(found.gate, admission.gate()) {
+        return None;
+    }
+    // First given back, or its load would count against itself.
+    let admission = admission.with_lease(None);
+    let lease = found.set.pick(client, tried, now);
+    Some(Way {
+        to: lease.as_ref().map(Lease::address),
+        admission: admission.with_lease(lease),
     })
+}
+
+/// What to do after a connect has failed, for someone who is admitted.
+pub(crate) fn failed(
+    key: &Key,
+    admission: &Admission,
+    dial: &mut Dial,
+    failure: ConnectFailure,
+    cx: &mut Cx<'_>,
+) -> Next {
+    cx.counters.connect_failures.inc();
+    if failure != ConnectFailure::NoResources {
+        upstream_failed(admission, cx);
+    }
+    if let Some(lease) = admission.lease() {
+        dial.tried.add(lease.place());
+    }
+    let (tried, now) = (dial.tried, cx.now);
+    let found = key.find(cx.tables.current());
+    let more = found.is_some_and(|found| found.set.has_more(tried, now));
+    dial.failed(more, failure, now)
+}
+
+/// The upstream of whoever is admitted has served.
+pub(crate) fn served(admission: &Admission) {
+    if let Some(lease) = admission.lease() {
+        lease.succeeded();
+    }
+}
+
+/// An upstream has failed a client, for what its connection or its answer was like.
+pub(crate) fn upstream_failed(admission: &Admission, cx: &mut Cx<'_>) {
+    let Some(lease) = admission.lease() else {
+        return;
+    };
+    if lease.failed(&cx.limits.ejection, cx.now).is_some() {
+        cx.counters.ejections.inc();
+    }
 }
 
 /// Asks a gate for its answer to a parked session.
@@ -409,7 +457,7 @@ pub(crate) fn claim(key: &Key, place: Place, ahead: usize, cx: &mut Cx<'_>) -> A
     match place.claim() {
         Claim::Waiting(place) => Admit::Parked(place),
         Claim::Refused(_) => Admit::Refused,
-        Claim::Admitted(admission) => match resolve(key, admission, 0, cx) {
+        Claim::Admitted(admission) => match resolve(key, admission, Tried::default(), cx) {
             Some(way) => Admit::Go(way),
             None => admit(key, ahead, cx),
         },
@@ -418,7 +466,7 @@ pub(crate) fn claim(key: &Key, place: Place, ahead: usize, cx: &mut Cx<'_>) -> A
 
 /// What becomes of the opaque sessions of a key's route.
 pub(crate) fn on_move(key: &Key, cx: &mut Cx<'_>) -> OnMove {
-    key.find(cx.tables.current(), 0)
+    key.find(cx.tables.current())
         .map_or(OnMove::Close, |found| found.on_move)
 }
 

@@ -19,7 +19,7 @@ use super::{
     Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
     crowd::Ticket,
     dial::{Dial, Next},
-    resolve,
+    failed, resolve, served,
     tunnel::{Course, Tunnel, tunnel_over},
 };
 use crate::logic::{
@@ -114,6 +114,7 @@ impl Session {
 
             (State::Connecting { admission, .. }, Event::Connected { .. }) => {
                 cx.crowds.connected(admission.gate());
+                served(&admission);
                 cx.out[Side::Upstream as usize].append(&mut self.ahead);
                 self.ahead = Vec::new();
                 if let Some(visit) = &mut self.visit {
@@ -254,7 +255,7 @@ impl Session {
         if let Some(visit) = &mut self.visit {
             visit.headed(cx.now, words);
         }
-        if let Some(found) = self.key.find(cx.tables.current(), 0) {
+        if let Some(found) = self.key.find(cx.tables.current()) {
             found.gate.stats.requests.inc();
             if let Some(visit) = &mut self.visit {
                 visit.routed(found.key, found.gate);
@@ -283,7 +284,7 @@ impl Session {
             Admit::Refused => {
                 cx.counters.refused.inc();
                 self.blame(Cause::Gate);
-                if let Some(found) = self.key.find(cx.tables.current(), 0) {
+                if let Some(found) = self.key.find(cx.tables.current()) {
                     found.gate.stats.failed.inc();
                 }
                 self.end(None, Ending::Clean, cx);
@@ -297,11 +298,15 @@ impl Session {
     }
 
     fn connect(&mut self, way: Way, dial: Dial, cx: &mut Cx<'_>) {
+        let Some(to) = way.to else {
+            let failure = ConnectFailure::Refused;
+            return self.connect_failed(way.admission, dial, failure, cx);
+        };
         if let Some(visit) = &mut self.visit {
-            visit.connecting(cx.now, way.to);
+            visit.connecting(cx.now, to);
         }
         cx.act(Action::Connect {
-            to: way.to,
+            to,
             reuse: Reuse::Never,
             within: cx.limits.connect_timeout,
         });
@@ -318,12 +323,7 @@ impl Session {
         failure: ConnectFailure,
         cx: &mut Cx<'_>,
     ) {
-        cx.counters.connect_failures.inc();
-        let upstreams = self
-            .key
-            .find(cx.tables.current(), 0)
-            .map_or(1, |found| found.upstreams);
-        match dial.failed(upstreams, failure, cx.now) {
+        match failed(&self.key, &admission, &mut dial, failure, cx) {
             Next::Now => self.connect_again(admission, dial, cx),
             Next::Wait => {
                 dial.wait_with_others(admission.gate(), failure, cx);
@@ -344,7 +344,7 @@ impl Session {
             drop(admission);
             return self.admit(cx);
         }
-        match resolve(&self.key, admission, dial.attempt, cx) {
+        match resolve(&self.key, admission, dial.tried, cx) {
             Some(way) => self.connect(way, dial, cx),
             None => self.admit(cx),
         }

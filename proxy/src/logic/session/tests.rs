@@ -18,6 +18,7 @@ use super::{
 use crate::{
     logic::{
         access::{Cause, Phase, Record},
+        balance::Ejection,
         gate::{Bell, Call, Gate, Quiet, Seat},
         http::Scheme,
         test_clock,
@@ -60,6 +61,12 @@ fn limits() -> SessionLimits {
         hello_bytes: 16 << 10,
         hello_timeout: Duration::from_secs(10),
         h2: crate::logic::h2::TEST_LIMITS,
+        ejection: Ejection {
+            failures: 5,
+            base: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            share_percent: 50,
+        },
     }
 }
 

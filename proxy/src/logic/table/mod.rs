@@ -21,13 +21,17 @@ use serde_json::json;
 use shards::{Kind, Probe, Shards};
 use site::{Site, Tally};
 
+use super::balance::{Answer, Set};
+
 /// A route with what hangs on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry<G> {
     /// The route.
     pub route: Route,
     /// Its gate; survives every change of the route.
     pub gate: G,
+    /// Its upstreams, with what is known of them.
+    pub set: Arc<Set>,
 }
 
 /// The routes of one generation. A lookup takes no lock and allocates nothing; a clone is
@@ -82,6 +86,14 @@ pub enum TransactionError {
         /// The upstream.
         upstream: UpstreamAddress,
     },
+    /// It drains an upstream that the route has not.
+    #[error("route {key} has no upstream {upstream}")]
+    UnknownUpstream {
+        /// The route.
+        key: RouteKey,
+        /// The upstream.
+        upstream: UpstreamAddress,
+    },
     /// The same upstream twice.
     #[error("route {key} names upstream {upstream} twice")]
     DuplicateUpstream {
@@ -105,7 +117,8 @@ impl From<TransactionError> for ErrorBody {
             TransactionError::NoUpstream(key)
             | TransactionError::PathOfPassthrough(key)
             | TransactionError::Upstream { key, .. }
-            | TransactionError::DuplicateUpstream { key, .. } => {
+            | TransactionError::DuplicateUpstream { key, .. }
+            | TransactionError::UnknownUpstream { key, .. } => {
                 (ErrorCode::InvalidRequest, json!({ "key": key }))
             }
         };
@@ -252,27 +265,33 @@ impl<G: Clone> RouteTable<G> {
                 (Operation::Add { .. }, Some(_)) => {
                     return Err(TransactionError::AlreadyExists(key.clone()));
                 }
-                (Operation::Set { .. } | Operation::Remove { .. }, None) => {
+                (
+                    Operation::Set { .. } | Operation::Remove { .. } | Operation::Drain { .. },
+                    None,
+                ) => {
                     return Err(TransactionError::NotFound(key.clone()));
                 }
                 (Operation::Remove { .. }, Some(_)) => None,
                 (Operation::Set { route } | Operation::Put { route }, Some(there)) => {
-                    Some((route, there.gate.clone()))
+                    Some(there.changed(route.clone())?)
                 }
                 (Operation::Add { route } | Operation::Put { route }, None) => {
-                    Some((route, make(key)))
-                }
-            };
-            let entry = match entry {
-                Some((route, gate)) => {
                     check_upstreams(&route.key, &route.upstreams)?;
                     check_route(route)?;
-                    let route = route.clone();
-                    Some(Arc::new(Entry { route, gate }))
+                    Some(Entry {
+                        route: route.clone(),
+                        gate: make(key),
+                        set: Arc::new(Set::new(route, None)),
+                    })
                 }
-                None => None,
+                (
+                    Operation::Drain {
+                        upstream, drain, ..
+                    },
+                    Some(there),
+                ) => Some(there.drained(upstream, *drain)?),
             };
-            draft.changes.insert(key.clone(), entry);
+            draft.changes.insert(key.clone(), entry.map(Arc::new));
         }
         Ok(draft.commit())
     }
@@ -287,17 +306,55 @@ impl<G: Clone> RouteTable<G> {
             let there = draft
                 .get(key)
                 .ok_or_else(|| TransactionError::NotFound(key.clone()))?;
-            check_upstreams(key, upstreams)?;
-            let entry = Entry {
-                route: Route {
-                    upstreams: upstreams.clone(),
-                    ..there.route.clone()
-                },
-                gate: there.gate.clone(),
-            };
+            let entry = there.changed(Route {
+                upstreams: upstreams.clone(),
+                ..there.route.clone()
+            })?;
             draft.changes.insert(key.clone(), Some(Arc::new(entry)));
         }
         Ok(draft.commit())
+    }
+
+    /// The table after the names of a route were asked for again. It is of the same generation:
+    /// nobody has changed a route. `None` if the route is not there any more.
+    #[must_use]
+    pub fn with_answers(&self, key: &RouteKey, answers: &[Answer]) -> Option<Self> {
+        let there = self.get(key)?;
+        let entry = Entry {
+            set: Arc::new(there.set.with_answers(&there.route, answers)),
+            route: there.route.clone(),
+            gate: there.gate.clone(),
+        };
+        Some(Self {
+            generation: self.generation,
+            sites: self.sites.clone(),
+            shards: self.shards.with(vec![(key.clone(), Some(Arc::new(entry)))]),
+        })
+    }
+}
+
+impl<G: Clone> Entry<G> {
+    /// The same route, changed.
+    fn changed(&self, route: Route) -> Result<Self, TransactionError> {
+        check_upstreams(&route.key, &route.upstreams)?;
+        check_route(&route)?;
+        Ok(Self {
+            set: Arc::new(Set::new(&route, Some(&self.set))),
+            gate: self.gate.clone(),
+            route,
+        })
+    }
+
+    /// The same route with one of its upstreams taken out or put back.
+    fn drained(&self, upstream: &UpstreamAddress, drain: bool) -> Result<Self, TransactionError> {
+        let mut route = self.route.clone();
+        let found = route.upstreams.iter_mut().find(|u| u.address == *upstream);
+        let found = found.ok_or_else(|| TransactionError::UnknownUpstream {
+            key: route.key.clone(),
+            upstream: upstream.clone(),
+        })?;
+        found.drain = drain;
+        self.changed(route)
     }
 }
 
@@ -364,10 +421,10 @@ fn check_upstreams(key: &RouteKey, upstreams: &[Upstream]) -> Result<(), Transac
     }
     for (at, upstream) in upstreams.iter().enumerate() {
         let (key, address) = (key.clone(), upstream.address.clone());
-        let possible = upstream.socket().is_some_and(|socket| {
-            socket.port() != 0 && !socket.ip().is_unspecified() && !socket.ip().is_multicast()
+        let impossible = upstream.socket().is_some_and(|socket| {
+            socket.port() == 0 || socket.ip().is_unspecified() || socket.ip().is_multicast()
         });
-        if !possible {
+        if impossible {
             return Err(TransactionError::Upstream {
                 key,
                 upstream: address,

@@ -29,8 +29,9 @@ use super::{
     Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
     crowd::Ticket,
     dial::{Dial, Next},
-    resolve,
+    failed, resolve, served,
     tunnel::{Course, Tunnel, tunnel_over},
+    upstream_failed,
 };
 use crate::logic::{
     access::{Cause, Phase, Protocol, Visit, Words},
@@ -298,7 +299,7 @@ impl Session {
                     arrived: cx.now,
                 };
                 self.arrived(Some(&request.head), cx);
-                if let Some(found) = self.key.find(cx.tables.current(), 0) {
+                if let Some(found) = self.key.find(cx.tables.current()) {
                     found.gate.stats.requests.inc();
                     if let Some(visit) = &mut self.visit {
                         visit.routed(found.key, found.gate);
@@ -407,7 +408,7 @@ impl Session {
             Admit::Refused => {
                 cx.counters.refused.inc();
                 self.blame(Cause::Gate);
-                if let Some(found) = self.key.find(cx.tables.current(), 0) {
+                if let Some(found) = self.key.find(cx.tables.current()) {
                     found.gate.stats.failed.inc();
                     found.gate.stats.answered(503);
                 }
@@ -422,11 +423,15 @@ impl Session {
     }
 
     fn connect(&mut self, way: Way, dial: Dial, request: Request, reuse: Reuse, cx: &mut Cx<'_>) {
+        let Some(to) = way.to else {
+            let failure = ConnectFailure::Refused;
+            return self.connect_failed(way.admission, dial, request, failure, cx);
+        };
         if let Some(visit) = &mut self.visit {
-            visit.connecting(cx.now, way.to);
+            visit.connecting(cx.now, to);
         }
         cx.act(Action::Connect {
-            to: way.to,
+            to,
             reuse,
             within: cx.limits.connect_timeout,
         });
@@ -497,12 +502,7 @@ impl Session {
         failure: ConnectFailure,
         cx: &mut Cx<'_>,
     ) {
-        cx.counters.connect_failures.inc();
-        let upstreams = self
-            .key
-            .find(cx.tables.current(), 0)
-            .map_or(1, |found| found.upstreams);
-        match dial.failed(upstreams, failure, cx.now) {
+        match failed(&self.key, &admission, &mut dial, failure, cx) {
             Next::Now => self.connect_again(admission, dial, request, cx),
             Next::Wait => {
                 dial.wait_with_others(admission.gate(), failure, cx);
@@ -536,13 +536,14 @@ impl Session {
             drop(admission);
             return self.admit(request, cx);
         }
-        match resolve(&self.key, admission, dial.attempt, cx) {
+        match resolve(&self.key, admission, dial.tried, cx) {
             Some(way) => self.connect(way, dial, request, Reuse::Never, cx),
             None => self.admit(request, cx),
         }
     }
 
     fn turn(&mut self, mut exchange: Box<Exchange>, turn: Turn, cx: &mut Cx<'_>) {
+        tell_upstream(&exchange, turn, cx);
         match turn {
             Turn::On => self.state = State::Exchange(exchange),
             Turn::Complete => {
@@ -716,6 +717,20 @@ impl Session {
             _admission: admission,
         };
         cx.act(Action::Close(ending));
+    }
+}
+
+/// Tells the balance how an exchange went. An application's own errors (500) are no sign that
+/// another upstream would have done better; those of gateways are.
+fn tell_upstream(exchange: &Exchange, turn: Turn, cx: &mut Cx<'_>) {
+    let admission = &exchange.admission;
+    match turn {
+        Turn::Complete if matches!(exchange.status, 502..=504) => upstream_failed(admission, cx),
+        Turn::Complete | Turn::Switched => served(admission),
+        Turn::Fail(502 | 504) | Turn::Abort(Ending::Reset(Side::Downstream)) => {
+            upstream_failed(admission, cx);
+        }
+        Turn::On | Turn::Again | Turn::Fail(_) | Turn::Abort(_) => {}
     }
 }
 
