@@ -218,7 +218,7 @@ const WORKER_GAUGES: [Row<Counter>; 4] = [
 ];
 
 /// Name, meaning and source of what a worker counts; `_total` is appended to the name.
-const WORKER_COUNTERS: [Row<Counter>; 14] = [
+const WORKER_COUNTERS: [Row<Counter>; 15] = [
     ("accepted", "Downstream connections accepted", |c| {
         &c.accepted
     }),

@@ -217,6 +217,8 @@ pub(crate) fn table(upstream: &str, parked: u64) -> RouteTable {
         gate,
         requests: 12_345,
         failed: 2,
+        upstreams: Vec::new(),
+        unresolved: Vec::new(),
     };
     RouteTable {
         generation: Generation(7),

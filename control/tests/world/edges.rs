@@ -117,6 +117,8 @@ fn status(entry: &RouteEntry) -> RouteStatus {
         },
         requests: 0,
         failed: 0,
+        upstreams: Vec::new(),
+        unresolved: Vec::new(),
     }
 }
 
@@ -134,6 +136,9 @@ fn transact(edge: &mut Edge, transaction: Transaction) -> Result<Value, ErrorBod
                 put(edge, route);
             }
             Operation::Remove { key } => drop(edge.routes.remove(&key)),
+            Operation::Drain { key, .. } => {
+                return refuse(ErrorCode::InvalidRequest, format!("{key} is never drained"));
+            }
         }
     }
     edge.generation = edge.generation.next();

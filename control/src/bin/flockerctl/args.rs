@@ -10,6 +10,8 @@ use flocker_api::{
     upstream::Upstream,
 };
 
+use crate::args_upstreams::{Drained, Upstreams};
+
 const EXAMPLES: &str = "\
 Examples:
   flockerctl status
@@ -233,7 +235,9 @@ Below a host, http:HOST/PATH takes what begins with PATH; the longest one wins.
 
 Examples:
   flockerctl route ls
-  flockerctl route add http:example.com --to 10.0.0.1:8080 10.0.0.2:8080
+  flockerctl route add http:example.com --to 10.0.0.1:8080 10.0.0.2:8080,weight=2
+  flockerctl route set http:example.com --balance least_connections --health http,path=/ready
+  flockerctl route drain http:example.com 10.0.0.2:8080
   flockerctl --edge 10.0.0.9:7400 route show tcp:5432
   flockerctl route pause tcp:5432 --hold 10s
   flockerctl route switch tcp:5432 --to 10.0.0.2:5432 --hold 10s"
@@ -256,9 +260,12 @@ pub(crate) enum RouteVerb {
     /// Add one
     #[command(override_usage = "flockerctl route add [OPTIONS] <KEY> --to <ADDR>...")]
     Add(RouteTo),
-    /// Change where one leads; requests and sessions in flight go on where they are
-    #[command(override_usage = "flockerctl route set [OPTIONS] <KEY> --to <ADDR>...")]
+    /// Change one: what is not given stays; requests and sessions in flight go on where they are
     Set(RouteTo),
+    /// Give nothing new to some of one's upstreams; what they have goes on
+    Drain(Drained),
+    /// Put drained upstreams back
+    Undrain(Drained),
     /// Remove some; what is parked there is refused
     Rm {
         /// The routes: tcp:PORT, http:HOST or https:HOST
@@ -279,12 +286,14 @@ pub(crate) struct RouteTo {
     /// The route: tcp:PORT, http:HOST or https:HOST
     #[arg(value_parser = route_key)]
     pub(crate) key: RouteKey,
-    /// Where it leads: ADDRESS:PORT, several are tried in turn
-    #[arg(long, visible_alias = "upstream", required = true, num_args = 1.., value_name = "ADDR")]
+    /// Where it leads: ADDRESS:PORT or NAME:PORT, with ,weight=N or ,drain after it
+    #[arg(long, visible_alias = "upstream", num_args = 1.., value_name = "ADDR")]
     pub(crate) to: Vec<Upstream>,
     /// What a switch does with established tcp and https sessions: close, or wait for their end
     #[arg(long, value_parser = on_move, value_name = "close|wait")]
     pub(crate) on_move: Option<OnMove>,
+    #[command(flatten)]
+    pub(crate) upstreams: Upstreams,
 }
 
 #[derive(Debug, clap::Args)]
@@ -326,11 +335,11 @@ pub(crate) struct Switch {
     pub(crate) force: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     flocker_control::formats::duration(text).map_err(str::to_owned)
 }
 
-fn route_key(text: &str) -> Result<RouteKey, String> {
+pub(crate) fn route_key(text: &str) -> Result<RouteKey, String> {
     let key: Result<RouteKey, _> = text.parse();
     key.map_err(|error| flocker_api::error::chain(&error))
 }

@@ -13,6 +13,7 @@
 
 mod args;
 mod args_nodes;
+mod args_upstreams;
 mod commands;
 mod edges;
 mod failure;

@@ -222,6 +222,8 @@ fn route(upstream: &str) -> RouteStatus {
         },
         requests: 0,
         failed: 0,
+        upstreams: Vec::new(),
+        unresolved: Vec::new(),
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    edge::{RouteStatus, RouteTable},
+    edge::{RouteStatus, RouteTable, UpstreamState},
     gate::{GateState, HoldLimits, HoldReport, PauseRequest, ResumeReply, ResumeRequest, Token},
     route::{OnMove, Operation, Route, RouteKey, Transaction},
+    upstream::{Balance, Upstream},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -14,6 +15,7 @@ use serde_json::json;
 use super::{Cli, switch};
 use crate::{
     args::{self, RouteTo, RouteVerb},
+    args_upstreams::Drained,
     edges::{Answer, Edges},
     failure::{Failure, Verdict},
     human,
@@ -32,13 +34,17 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Fai
         RouteVerb::Show { key } => show(cli, &key).await,
         RouteVerb::Add(to) => {
             let done = format!("{} added", to.key);
-            let route = route(to, OnMove::default());
+            if to.to.is_empty() {
+                let message = "say where it leads: --to ADDRESS:PORT";
+                return Err(Failure::Usage(message.to_owned()));
+            }
+            let route = route(None, to);
             change(cli, vec![Operation::Add { route }], &done).await
         }
         RouteVerb::Set(to) => {
             let done = format!("{} changed", to.key);
-            let on_move = present_on_move(cli, &to.key).await?;
-            let route = route(to, on_move);
+            let present = present(cli, &to.key).await?;
+            let route = route(present, to);
             change(cli, vec![Operation::Set { route }], &done).await
         }
         RouteVerb::Rm { keys } => {
@@ -47,6 +53,8 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Fai
             let operations = keys.into_iter().map(|key| Operation::Remove { key });
             change(cli, operations.collect(), &done).await
         }
+        RouteVerb::Drain(args) => drain(cli, args, true).await,
+        RouteVerb::Undrain(args) => drain(cli, args, false).await,
         RouteVerb::Pause(args) => pause(cli, args).await,
         RouteVerb::Resume(args) => resume(cli, args).await,
         RouteVerb::Switch(args) => switch::run(cli, args).await,
@@ -61,18 +69,37 @@ pub(crate) struct RouteCli<'c> {
     edge_argument: String,
 }
 
-fn route(to: RouteTo, on_move: OnMove) -> Route {
-    Route::new(to.key, to.to).with_on_move(to.on_move.unwrap_or(on_move))
+/// A route as it was typed; what was not typed is as it is, or by default.
+fn route(present: Option<Route>, to: RouteTo) -> Route {
+    let mut route = present.unwrap_or_else(|| Route::new(to.key, Vec::<Upstream>::new()));
+    if !to.to.is_empty() {
+        route.upstreams = to.to;
+    }
+    route.on_move = to.on_move.unwrap_or(route.on_move);
+    to.upstreams.apply(&mut route);
+    route
 }
 
-/// The `on_move` that a route has, so that a change of its upstreams leaves it as it is.
-async fn present_on_move(cli: &RouteCli<'_>, key: &RouteKey) -> Result<OnMove, Failure> {
+async fn drain(cli: &RouteCli<'_>, args: Drained, drain: bool) -> Result<Verdict, Failure> {
+    let names: Vec<String> = args.upstreams.iter().map(ToString::to_string).collect();
+    let verb = if drain { "drains" } else { "serves again" };
+    let done = format!("{} of {} {verb}", names.join(", "), args.key);
+    let operations = args.upstreams.into_iter().map(|upstream| Operation::Drain {
+        key: args.key.clone(),
+        upstream,
+        drain,
+    });
+    change(cli, operations.collect(), &done).await
+}
+
+/// A route as the first edge that answers has it.
+async fn present(cli: &RouteCli<'_>, key: &RouteKey) -> Result<Option<Route>, Failure> {
     let tables = cli.edges.tables().await?;
     let found = tables
         .iter()
         .filter_map(Answer::ok)
         .find_map(|table| find(table, key));
-    Ok(found.map(|status| status.route.on_move).unwrap_or_default())
+    Ok(found.map(|status| status.route.clone()))
 }
 
 fn find<'t>(table: &'t RouteTable, key: &RouteKey) -> Option<&'t RouteStatus> {
@@ -202,11 +229,14 @@ fn table(out: &Output, answers: &[Answer<RouteTable>]) -> String {
 
 fn leads_to(route: &Route) -> String {
     let upstreams: Vec<String> = route.upstreams.iter().map(ToString::to_string).collect();
-    let upstreams = upstreams.join(", ");
-    match route.on_move {
-        OnMove::Close => upstreams,
-        OnMove::Wait => format!("{upstreams} (on move: wait)"),
+    let mut text = upstreams.join(", ");
+    if route.balance != Balance::default() {
+        text.push_str(&format!(" ({})", route.balance));
     }
+    if route.on_move == OnMove::Wait {
+        text.push_str(" (on move: wait)");
+    }
+    text
 }
 
 fn gate_word(state: GateState) -> &'static str {
@@ -267,11 +297,64 @@ fn details(out: &Output, edge: &str, status: &RouteStatus) -> String {
         "requests",
         format!("{requests}, {failed} failed at the edge"),
     ));
+    if let Some(health) = &status.route.health {
+        lines.push(("health", health.to_string()));
+    }
+    if status.route.slow_start_ms > 0 {
+        let slow_start = human::setting_ms(status.route.slow_start_ms);
+        lines.push(("starts in", slow_start));
+    }
     let (key, edge) = (status.route.key.to_string(), edge.to_owned());
     let mut text = format!("{} on {edge}\n", out.paint(Paint::Strong, &key));
     for (name, value) in lines {
         let name = out.paint(Paint::Faint, &format!("{name:<9}"));
         text.push_str(&format!("  {name} {value}\n"));
+    }
+    text.push_str(&upstreams(out, status));
+    text
+}
+
+/// Address by address, when there is more to say than where it is.
+fn upstreams(out: &Output, status: &RouteStatus) -> String {
+    let mut text = String::new();
+    if !status.upstreams.is_empty() {
+        let rows = status.upstreams.iter().map(|line| {
+            let mut state = match line.state {
+                UpstreamState::Up => "up",
+                UpstreamState::Starting => "starting",
+                UpstreamState::Down => "down",
+                UpstreamState::Ejected => "ejected",
+                UpstreamState::Draining => "draining",
+            }
+            .to_owned();
+            if let Some(left) = line.ejected_for_ms {
+                state.push_str(&format!(" for {}", human::whole_ms(left)));
+            }
+            if let Some(reason) = &line.reason {
+                state.push_str(&format!(": {reason}"));
+            }
+            let name = line.name.as_ref().map(|name| format!(" ({name})"));
+            vec![
+                format!("{}{}", line.address, name.unwrap_or_default()),
+                line.weight.to_string(),
+                human::count(line.in_flight),
+                human::count(line.requests),
+                human::count(line.failed),
+                state,
+            ]
+        });
+        let header = [
+            "UPSTREAM",
+            "WEIGHT",
+            "IN FLIGHT",
+            "REQUESTS",
+            "FAILED",
+            "STATE",
+        ];
+        text.push_str(&out.table(&header, rows.collect()));
+    }
+    for name in &status.unresolved {
+        text.push_str(&format!("  {} has no answer: {}\n", name.name, name.error));
     }
     text
 }
