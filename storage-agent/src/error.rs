@@ -72,6 +72,11 @@ pub enum VolumeError {
         /// What only the sender has, oldest first.
         ours: Vec<Snapshot>,
     },
+    /// The receiver's copy has no snapshot by which to tell what it is a copy of.
+    #[error(
+        "volume {0} is on the receiving node without any snapshot, so that nothing tells what it is a copy of; destroyed there, it is sent anew"
+    )]
+    NoSnapshots(VolumeId),
     /// Something else is being done with it.
     #[error("volume {id} is busy: {reason}")]
     Busy {
@@ -131,6 +136,9 @@ pub enum VolumeError {
     /// The stream is not what its sender made.
     #[error("the stream is damaged: {0}")]
     Damaged(String),
+    /// A program of the file system was killed.
+    #[error("{0} was killed")]
+    Killed(String),
     /// A program of the file system failed in a way that has no name here.
     #[error("{0}")]
     Command(String),
@@ -181,13 +189,13 @@ impl VolumeError {
             Self::NameTaken { .. } => ErrorCode::AlreadyExists,
             Self::StaleEpoch { .. } => ErrorCode::StaleEpoch,
             Self::NotPrimary { .. } => ErrorCode::NotPrimary,
-            Self::Diverged { .. } => ErrorCode::Diverged,
+            Self::Diverged { .. } | Self::NoSnapshots(_) => ErrorCode::Diverged,
             Self::Busy { .. } | Self::StorageBusy(_) | Self::ReceiverIsPrimary { .. } => {
                 ErrorCode::Busy
             }
             Self::NoSpace(_) => ErrorCode::NoSpace,
             Self::StorageMismatch { .. } | Self::Impostor { .. } => ErrorCode::Precondition,
-            Self::Peer { .. } | Self::Damaged(_) => ErrorCode::Unavailable,
+            Self::Peer { .. } | Self::Damaged(_) | Self::Killed(_) => ErrorCode::Unavailable,
             Self::Refused { body, .. } => body.code,
             Self::Timeout { .. } => ErrorCode::Timeout,
             Self::Command(_) | Self::Io { .. } => ErrorCode::Internal,

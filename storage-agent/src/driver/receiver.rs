@@ -5,7 +5,7 @@
 
 use std::future::Future;
 
-use flocker_api::{ErrorBody, volume::Guid};
+use flocker_api::{ErrorBody, agent::StorageKind, volume::Guid};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// How long a sender may take to close after it was told that its stream is not taken.
+/// How long a sender may take to close after it was told what became of its stream.
 const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Serves one sender from its first frame to its last.
@@ -30,9 +30,11 @@ pub(crate) async fn serve(mut connection: Connection, volumes: &Volumes) {
     let address = connection.reader.address;
     if let Err(error) = session(&mut connection, volumes).await {
         tracing::warn!(peer = %address, error = %flocker_api::error::chain(&error), "a stream was not taken");
-        connection.writer.close().await;
-        connection.reader.drain(DRAIN_MAX).await;
     }
+    // A close while something of the sender is unread, be it a heartbeat, would be a reset, and
+    // might overtake the answer.
+    connection.writer.close().await;
+    connection.reader.drain(DRAIN_MAX).await;
 }
 
 async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), VolumeError> {
@@ -186,6 +188,7 @@ impl Receiving<'_> {
             size_bytes: handshake.size_bytes,
             epoch: handshake.epoch,
         };
+        self.can_tell()?;
         let mut sink = self
             .storage
             .receive(&stamp, self.begin.from, &self.begin.to)?;
@@ -203,6 +206,17 @@ impl Receiving<'_> {
         };
         let settled = self.settle(&stamp, to, finished);
         self.alive(&mut connection.writer, settled).await
+    }
+
+    /// Refuses a copy of which nothing tells what it is a copy of. Directories need not know.
+    fn can_tell(&self) -> Result<(), VolumeError> {
+        let bare = self.here.filter(|copy| copy.snapshots.is_empty());
+        match bare {
+            Some(copy) if self.storage.kind() != StorageKind::Directory => {
+                Err(VolumeError::NoSnapshots(copy.id))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Passes the stream on until its end.

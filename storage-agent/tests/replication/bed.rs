@@ -1,25 +1,12 @@
-//! Two nodes' volumes in one process, on directories or on ZFS, with a wire that can be bad.
-//!
-//! ZFS means a daemon of zfs-fuse of the test's own: the test starts itself again in mount and
-//! process namespaces, so that whatever happens nothing outlives it. Where that cannot be had
-//! the test fails; `FLOCKER_TEST_ZFS=skip` skips it, and says so.
-
-#![expect(
-    clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "the test bed starts the file system's programs, and says what it skips"
-)]
+//! Two nodes' volumes in one process, on directories or on ZFS.
 
 use std::{
-    collections::BTreeMap,
     env, fs,
     future::Future,
-    hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     pin::Pin,
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -35,11 +22,12 @@ use flocker_storage_agent::{
     },
     error::VolumeError,
 };
-use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-/// Set in the process that runs inside the namespaces.
-const INSIDE: &str = "FLOCKER_TEST_INSIDE";
+use crate::{
+    pools::{FileSystem, Pools, attempt, enclosed, mounts, run, until},
+    tree::{Facts, Keeps, assert_same, facts},
+};
 
 /// A story that is told on either storage.
 pub type Story = for<'a> fn(&'a mut Bed) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -56,168 +44,103 @@ pub fn on_directories(story: Story) {
     drop(place);
 }
 
-/// Tells a story on zfs-fuse; `test` is the name of the calling test.
+/// Tells a story on ZFS; `test` is the name of the calling test.
 pub fn on_zfs(test: &str, story: Story) {
-    if env::var_os("FLOCKER_TEST_ZFS").is_some_and(|v| v == "skip") {
-        eprintln!("SKIPPED {test}: FLOCKER_TEST_ZFS=skip is set, nothing was tested on ZFS");
-        return;
-    }
-    if env::var_os(INSIDE).is_none() {
-        // Outside, because mounts would be in the way of its removal inside after a failure.
-        let place = tempfile::tempdir().unwrap();
-        // A process namespace, because its end is the end of every process in it.
-        let status = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .arg(env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture", "--include-ignored"])
-            .env(INSIDE, "1")
-            .env("TMPDIR", place.path())
-            .status()
-            .expect("unshare of util-linux is there");
-        assert!(
-            status.success(),
-            "{test} failed on ZFS ({status}); it needs root, /dev/fuse and zfs-fuse, \
-             FLOCKER_TEST_ZFS=skip skips it"
-        );
-        return;
-    }
-    let daemon = Daemon::start();
-    let configs = ["a", "b"].map(|name| StorageConfig::Zfs {
-        pool: daemon.pool(name),
-        mount_root: daemon.place.path().join("mounts").join(name),
+    enclosed(test, || {
+        let pools = Pools::start();
+        let configs = ["a", "b"].map(|name| StorageConfig::Zfs {
+            pool: pools.pool(name),
+            mount_root: pools.mount_root(name),
+        });
+        if let Some(pools) = tell(configs, Some(pools), story) {
+            pools.stop();
+        }
     });
-    tell(configs, Some(&daemon), story);
-    daemon.stop();
 }
 
-fn tell(configs: [StorageConfig; 2], daemon: Option<&Daemon>, story: Story) {
+/// `FLOCKER_TEST_LOG=1` shows what the agents say.
+fn tell(configs: [StorageConfig; 2], pools: Option<Pools>, story: Story) -> Option<Pools> {
+    if env::var_os("FLOCKER_TEST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
+    let pools = runtime.block_on(async {
         let [a, b] = configs;
         let mut bed = Bed {
             a: Node::start("a", a).await,
             b: Node::start("b", b).await,
-            zfs: daemon.is_some(),
+            pools,
         };
         story(&mut bed).await;
         bed.a.stop().await;
         bed.b.stop().await;
+        bed.pools
     });
     runtime.shutdown_timeout(Duration::from_secs(10));
-    if let Some(daemon) = daemon {
-        daemon.no_leaks();
+    if let Some(pools) = &pools {
+        pools.no_leaks();
     }
-}
-
-/// Runs a program to its end and gives its output.
-pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {complaint}"
-    );
-    text
-}
-
-/// A daemon of zfs-fuse with a pool for each node.
-pub struct Daemon {
-    process: Child,
-    place: TempDir,
-}
-
-impl Daemon {
-    fn start() -> Self {
-        run("mount", &["--make-rprivate", "/"]);
-        for place in ["/run/zfs", "/run/lock/zfs", "/var/lib/zfs"] {
-            fs::create_dir_all(place).unwrap();
-            run("mount", &["-t", "tmpfs", "none", place]);
-        }
-        let process = Command::new("zfs-fuse")
-            .args(["--no-daemon", "--no-kstat-mount", "-m", "64"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("zfs-fuse is installed");
-        let place = tempfile::tempdir().unwrap();
-        let daemon = Self { process, place };
-        until("zfs-fuse answers", || attempt("zpool", &["list"]));
-        for name in ["a", "b"] {
-            let file = daemon.place.path().join(format!("{name}.img"));
-            fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
-            let mount = daemon.place.path().join(format!("pool-{name}"));
-            let (file, mount) = (file.to_str().unwrap(), mount.to_str().unwrap());
-            run("zpool", &["create", "-m", mount, &daemon.pool(name), file]);
-        }
-        daemon
-    }
-
-    #[expect(clippy::unused_self, reason = "there is a pool only while it runs")]
-    fn pool(&self, name: &str) -> String {
-        format!("pool{name}")
-    }
-
-    /// Nothing but the daemon is left of what the test started, or soon will be.
-    fn no_leaks(&self) {
-        let ours = [std::process::id(), self.process.id()];
-        until("every process has ended", || {
-            let mut others = Vec::new();
-            for entry in fs::read_dir("/proc").unwrap() {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                let Ok(pid) = name.parse::<u32>() else {
-                    continue;
-                };
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                // One that has ended and is not yet waited for is no leak.
-                if !ours.contains(&pid) && !stat.is_empty() && !stat.contains(") Z ") {
-                    others.push(stat);
-                }
-            }
-            others
-                .is_empty()
-                .then_some(())
-                .ok_or_else(|| format!("{others:?}"))
-        });
-    }
-
-    fn stop(mut self) {
-        for name in ["a", "b"] {
-            let pool = self.pool(name);
-            until("the pool is destroyed", || {
-                attempt("zfs", &["unmount", "-a"])?;
-                attempt("zpool", &["destroy", &pool])
-            });
-        }
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-fn attempt(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    output.status.success().then_some(()).ok_or(complaint)
-}
-
-/// Tries until it is so, for a while.
-fn until(what: &str, mut attempt: impl FnMut() -> Result<(), String>) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while let Err(reason) = attempt() {
-        assert!(std::time::Instant::now() < deadline, "{what}: {reason}");
-        std::thread::yield_now();
-    }
+    pools
 }
 
 /// Two nodes.
 pub struct Bed {
     pub a: Node,
     pub b: Node,
-    pub zfs: bool,
+    /// Where the nodes store on ZFS.
+    pub pools: Option<Pools>,
+}
+
+impl Bed {
+    /// Whatever happened before: the next replication brings the replica to the primary's
+    /// state, and nothing is left of what was broken off.
+    pub async fn is_made_good(&self, from: &Node, to: &Node, id: VolumeId, epoch: u64) {
+        from.replicate(id, epoch, to).await.unwrap();
+        let ours = from.facts(id).await;
+        assert_same(&ours, &to.replica_facts(id).await, "afterwards");
+        self.nothing_leaks(from, to, id).await;
+    }
+
+    /// No more snapshots than are kept on purpose, and no hold, mount, process or half-received
+    /// state at all.
+    pub async fn nothing_leaks(&self, primary: &Node, replica: &Node, id: VolumeId) {
+        for node in [primary, replica] {
+            node.volumes.tidy(id).await.unwrap();
+            let snapshots = node.snapshots(id).await;
+            assert!(snapshots.len() <= 5, "{} has {snapshots:?}", node.name);
+        }
+        let Some(pools) = &self.pools else {
+            for node in [primary, replica] {
+                let incoming = node.place(id).join("incoming");
+                assert!(!incoming.exists(), "{} is left", incoming.display());
+            }
+            return;
+        };
+        pools.no_leaks();
+        let mounted: Vec<_> = mounts()
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|path| {
+                ["a", "b"]
+                    .iter()
+                    .any(|n| path.starts_with(pools.mount_root(n)))
+            })
+            .collect();
+        assert_eq!(mounted, [primary.path(id).await]);
+    }
+
+    /// Which ZFS the nodes store on, if they do.
+    pub fn zfs(&self) -> Option<FileSystem> {
+        self.pools.as_ref().map(|pools| pools.kind)
+    }
 }
 
 /// A node's volumes and their replication address.
@@ -231,10 +154,12 @@ pub struct Node {
 
 /// Limits under which faults are soon noticed, and nothing is tried twice.
 pub fn impatient() -> TransferLimits {
+    // The guest is emulated.
+    let slow = if Path::new("/dev/zfs").exists() { 5 } else { 1 };
     TransferLimits {
-        silence: Duration::from_secs(8),
+        silence: slow * Duration::from_secs(8),
         heartbeat: Duration::from_millis(500),
-        stall: Duration::from_secs(20),
+        stall: slow * Duration::from_secs(20),
         retries: Vec::new(),
         ..TransferLimits::default()
     }
@@ -294,6 +219,42 @@ impl Node {
         self.serve().await;
     }
 
+    /// Whether the node stores on ZFS.
+    pub fn zfs(&self) -> bool {
+        matches!(self.config, StorageConfig::Zfs { .. })
+    }
+
+    /// Another agent on the same storage, of which this one knows nothing.
+    pub async fn twin(&self) -> Volumes {
+        Volumes::open_with(self.config.clone(), self.name.clone(), impatient())
+            .await
+            .unwrap()
+    }
+
+    /// The dataset of a volume, where the node stores on ZFS.
+    pub fn dataset(&self, id: VolumeId) -> String {
+        match &self.config {
+            StorageConfig::Zfs { pool, .. } => format!("{pool}/flocker/{id}"),
+            StorageConfig::Directory { .. } => panic!("directories have no datasets"),
+        }
+    }
+
+    /// The directory of a volume, where the node stores in directories.
+    pub fn place(&self, id: VolumeId) -> PathBuf {
+        match &self.config {
+            StorageConfig::Directory { root, .. } => root.join("volumes").join(id.to_string()),
+            StorageConfig::Zfs { .. } => panic!("datasets are no directories"),
+        }
+    }
+
+    /// The node's pool, where it stores on ZFS.
+    pub fn pool(&self) -> &str {
+        match &self.config {
+            StorageConfig::Zfs { pool, .. } => pool,
+            StorageConfig::Directory { .. } => panic!("directories have no pool"),
+        }
+    }
+
     /// A new volume, mounted.
     pub async fn create(&self, name: &str) -> VolumeId {
         let id = VolumeId::random();
@@ -345,6 +306,41 @@ impl Node {
             to: to.address,
             epoch: Epoch(epoch),
         }
+    }
+
+    /// What the node's storage keeps of files.
+    pub fn keeps(&self) -> Keeps {
+        let zfs = self.zfs();
+        let openzfs = zfs && Path::new("/dev/zfs").exists();
+        Keeps {
+            hard_links: zfs,
+            touched: zfs,
+            special: zfs,
+            // zfs-fuse has no attributes that could be relied upon, and does not tell holes.
+            holes: openzfs,
+            attributes: openzfs,
+        }
+    }
+
+    /// What is in a volume where it is the primary.
+    pub async fn facts(&self, id: VolumeId) -> Facts {
+        facts(&self.path(id).await, self.keeps())
+    }
+
+    /// What is in the newest snapshot of a replica.
+    pub async fn replica_facts(&self, id: VolumeId) -> Facts {
+        if !self.zfs() {
+            let newest = self.snapshots(id).await.pop().unwrap();
+            let tree = self.place(id).join("snapshots").join(newest).join("tree");
+            return facts(&tree, self.keeps());
+        }
+        let dataset = self.dataset(id);
+        run("zfs", &["mount", &dataset]);
+        let facts = self.facts(id).await;
+        until("it can be unmounted", || {
+            attempt("zfs", &["unmount", &dataset])
+        });
+        facts
     }
 
     /// Names of a volume's snapshots.
@@ -403,29 +399,4 @@ pub fn fill(root: &Path, files: u64, bytes_max: u64, dice: &mut Dice) {
     let link = format!("target-{}", dice.roll(1000));
     std::os::unix::fs::symlink(link, extra.join("link")).unwrap();
     fs::write(extra.join(format!("once-{}", dice.roll(1_000_000))), "x").unwrap();
-}
-
-/// What is in a tree: path to a hash of its kind, mode, owner and content.
-pub fn tree_hash(root: &Path) -> BTreeMap<PathBuf, u64> {
-    fn walk(root: &Path, path: &Path, seen: &mut BTreeMap<PathBuf, u64>) {
-        let place = root.join(path);
-        let metadata = fs::symlink_metadata(&place).unwrap();
-        let mut hash = DefaultHasher::new();
-        (metadata.mode(), metadata.uid(), metadata.gid()).hash(&mut hash);
-        if metadata.is_symlink() {
-            fs::read_link(&place).unwrap().hash(&mut hash);
-        } else if metadata.is_file() {
-            metadata.mtime().hash(&mut hash);
-            fs::read(&place).unwrap().hash(&mut hash);
-        } else {
-            for entry in fs::read_dir(&place).unwrap() {
-                walk(root, &path.join(entry.unwrap().file_name()), seen);
-            }
-        }
-        seen.insert(path.to_owned(), hash.finish());
-    }
-    let mut seen = BTreeMap::new();
-    let root = fs::canonicalize(root).unwrap();
-    walk(&root, Path::new(""), &mut seen);
-    seen
 }

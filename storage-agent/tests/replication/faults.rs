@@ -20,7 +20,7 @@ pub enum Fault {
     Cut(u64),
     /// Flips a bit of the sender's byte at this place.
     Flip(u64),
-    /// Passes nothing on after so many bytes of the sender, and stays open.
+    /// Passes nothing on after so many bytes of the sender, and stays open, until told to go on.
     Stall(u64),
     /// Ends instead of passing the acknowledgement on.
     LoseAck,
@@ -31,10 +31,19 @@ pub async fn wire(to: SocketAddr, fault: Fault) -> SocketAddr {
     stalling_wire(to, fault).await.0
 }
 
-/// The same; also what is notified when a stalling wire has stalled.
-pub async fn stalling_wire(to: SocketAddr, fault: Fault) -> (SocketAddr, Arc<Notify>) {
-    let stalled = Arc::new(Notify::new());
-    let notify = Arc::clone(&stalled);
+/// What is notified by, and what notifies, a stalling wire.
+#[derive(Debug, Default)]
+pub struct Stall {
+    /// It has stalled.
+    pub stalled: Notify,
+    /// It shall go on.
+    pub go_on: Notify,
+}
+
+/// The same; also the wire's stall.
+pub async fn stalling_wire(to: SocketAddr, fault: Fault) -> (SocketAddr, Arc<Stall>) {
+    let stall = Arc::new(Stall::default());
+    let notify = Arc::clone(&stall);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -54,14 +63,14 @@ pub async fn stalling_wire(to: SocketAddr, fault: Fault) -> (SocketAddr, Arc<Not
             });
         }
     });
-    (address, stalled)
+    (address, stall)
 }
 
 async fn forth(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    fault: Option<Fault>,
-    stalled: &Notify,
+    mut fault: Option<Fault>,
+    stall: &Stall,
 ) {
     let mut buffer = vec![0; 64 << 10];
     let mut passed = 0_u64;
@@ -80,8 +89,9 @@ async fn forth(
                 return;
             }
             Some(Fault::Stall(at)) if at < end => {
-                stalled.notify_one();
-                return std::future::pending().await;
+                stall.stalled.notify_one();
+                stall.go_on.notified().await;
+                fault = None;
             }
             Some(Fault::Flip(at)) if (passed..end).contains(&at) => {
                 bytes[usize::try_from(at - passed).unwrap()] ^= 0x10;

@@ -7,32 +7,50 @@
 )]
 
 mod bed;
+mod equality;
 mod faults;
 mod measure;
+mod pools;
 mod stories;
+mod table;
+mod tree;
+mod workload;
 
 /// Makes of each story a test per storage.
 macro_rules! stories {
-    ($($story:ident),* $(,)?) => {
+    ($($part:ident: $($story:ident),* $(,)?;)*) => {
         mod directory {
-            $(#[test]
+            $($(#[test]
             fn $story() {
-                crate::bed::on_directories(|bed| Box::pin(crate::stories::$story(bed)));
-            })*
+                crate::bed::on_directories(|bed| Box::pin(crate::$part::$story(bed)));
+            })*)*
         }
         mod zfs {
-            $(#[test]
+            $($(#[test]
             fn $story() {
                 crate::bed::on_zfs(
                     concat!("zfs::", stringify!($story)),
-                    |bed| Box::pin(crate::stories::$story(bed)),
+                    |bed| Box::pin(crate::$part::$story(bed)),
                 );
-            })*
+            })*)*
         }
     };
 }
 
-stories![
+stories! {
+    equality:
+    replicas_equal_under_a_random_workload;
+    table:
+    a_killed_program_is_made_good,
+    a_stopped_program_is_noticed_and_made_good,
+    a_killed_daemon_is_made_good,
+    a_snapshot_that_only_the_receiver_has_is_a_conflict,
+    a_snapshot_of_the_same_name_is_not_taken_for_ours,
+    a_base_pruned_at_the_receiver_is_a_conflict_or_made_good,
+    a_base_pruned_at_the_sender_is_a_conflict_or_made_good,
+    two_senders_at_once_take_turns_or_are_refused,
+    a_clock_that_was_ahead_does_no_harm;
+    stories:
     a_move_there_and_back_with_every_file_rewritten,
     a_stream_cut_at_each_tenth_leaves_nothing_and_is_made_good,
     a_flipped_bit_in_each_tenth_is_found_and_made_good,
@@ -46,5 +64,5 @@ stories![
     a_dead_or_wrong_peer_is_named,
     noise_on_the_replication_port_harms_nobody,
     a_touched_replica_is_rolled_back_and_goes_on,
-    a_full_receiver_is_told_apart_and_nothing_is_left,
-];
+    a_full_receiver_is_told_apart_and_nothing_is_left;
+}

@@ -10,7 +10,10 @@ use std::{fs, path::Path, time::Duration};
 use flocker_api::volume::Epoch;
 use tokio::time::Instant;
 
-use crate::bed::{Bed, Dice, on_zfs, run};
+use crate::{
+    bed::{Bed, Dice, on_zfs},
+    pools::run,
+};
 
 const ROUNDS: u64 = 15;
 
@@ -41,22 +44,19 @@ async fn measure(bed: &mut Bed) {
     let (a, b) = (&bed.a, &bed.b);
     let id = a.create("notes").await;
     let root = a.path(id).await;
+    let volume = a.dataset(id);
     dirty(&root, 16 << 20, &mut dice);
     a.replicate(id, 1, b).await.unwrap();
     for bytes in [0, 2 << 20, 16 << 20] {
         let name = format!("{} KiB", bytes >> 10);
         let mut bare = Vec::new();
-        run(
-            "zfs",
-            &["snapshot", &format!("poola/flocker/{id}@bare-{bytes}-0")],
-        );
-        let to = format!("poolb/flocker/bare-{bytes}");
-        let first = format!("zfs send poola/flocker/{id}@bare-{bytes}-0 | zfs receive -u {to}");
+        run("zfs", &["snapshot", &format!("{volume}@bare-{bytes}-0")]);
+        let to = format!("{}/flocker/bare-{bytes}", b.pool());
+        let first = format!("zfs send {volume}@bare-{bytes}-0 | zfs receive -u {to}");
         run("sh", &["-c", &first]);
         for round in 1..=ROUNDS {
             dirty(&root, bytes, &mut dice);
             let started = Instant::now();
-            let volume = format!("poola/flocker/{id}");
             let line = format!(
                 "zfs snapshot {volume}@bare-{bytes}-{round} && \
                  zfs send -i @bare-{bytes}-{} {volume}@bare-{bytes}-{round} | zfs receive -u {to}",

@@ -1,6 +1,6 @@
 //! What must hold on every storage.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
@@ -10,19 +10,23 @@ use flocker_api::{
 };
 use flocker_storage_agent::{driver::transport::TransferLimits, error::VolumeError};
 
+use tokio::task::JoinHandle;
+
 use crate::{
-    bed::{Bed, Dice, Node, fill, impatient, run, tree_hash},
-    faults::{Fault, stalling_wire, wire},
+    bed::{Bed, Dice, Node, fill, impatient},
+    faults::{Fault, Stall, stalling_wire, wire},
+    pools::run,
+    tree::{Facts, assert_same},
 };
 
 /// The end of a move: everything sent, the target promoted, the source made a replica.
 async fn hand_over(id: VolumeId, from: &Node, to: &Node, epoch: u64) {
     from.replicate(id, epoch, to).await.unwrap();
-    let before = tree_hash(&from.path(id).await);
+    let before = from.facts(id).await;
     let next = Epoch(epoch + 1);
     to.volumes.promote(id, next).await.unwrap();
     from.volumes.demote(id, next).await.unwrap();
-    assert_eq!(tree_hash(&to.path(id).await), before);
+    assert_same(&before, &to.facts(id).await, "after a move");
     assert!(to.volumes.is_primary(id, next).await.unwrap());
     assert_eq!(from.volumes.mount_path(id).await.unwrap(), None);
 }
@@ -48,21 +52,14 @@ pub async fn a_move_there_and_back_with_every_file_rewritten(bed: &mut Bed) {
     }
 }
 
-fn code<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> ErrorCode {
+pub fn code<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> ErrorCode {
     ErrorBody::from(result.expect_err("it must be refused")).code
 }
 
 /// What a replica holds can be seen only by making it the primary.
-async fn content_after_promotion(id: VolumeId, node: &Node, epoch: u64) -> Vec<(String, u64)> {
+async fn content_after_promotion(id: VolumeId, node: &Node, epoch: u64) -> Facts {
     node.volumes.promote(id, Epoch(epoch)).await.unwrap();
-    listing(node, id).await
-}
-
-async fn listing(node: &Node, id: VolumeId) -> Vec<(String, u64)> {
-    tree_hash(&node.path(id).await)
-        .into_iter()
-        .map(|(path, hash)| (path.display().to_string(), hash))
-        .collect()
+    node.facts(id).await
 }
 
 /// Breaks the wire at each tenth of a stream, full and incremental: each time the transfer
@@ -91,7 +88,7 @@ async fn broken_at_each_tenth(bed: &mut Bed, fault: fn(u64) -> Fault) {
         assert_eq!(b.snapshots(id).await, before, "increment, tenth {tenth}");
         assert!(!a.replicate(id, 1, b).await.unwrap().full);
 
-        let expected = listing(a, id).await;
+        let expected = a.facts(id).await;
         assert_eq!(content_after_promotion(id, b, 2).await, expected);
         a.volumes.destroy(id, Epoch(1)).await.unwrap();
         b.volumes.destroy(id, Epoch(2)).await.unwrap();
@@ -99,7 +96,7 @@ async fn broken_at_each_tenth(bed: &mut Bed, fault: fn(u64) -> Fault) {
     }
 }
 
-fn fs_bytes(root: &std::path::Path) -> u64 {
+fn fs_bytes(root: &Path) -> u64 {
     let mut sum = 0;
     for entry in fs::read_dir(root).unwrap() {
         let entry = entry.unwrap();
@@ -151,12 +148,12 @@ pub async fn a_lost_acknowledgement_is_found_to_be_success(bed: &mut Bed) {
     }
 }
 
-/// A stream that stands still in its middle.
-async fn stuck(
+/// A stream that stands still in its middle; it goes on when told to.
+pub async fn stuck(
     bed: &Bed,
     id: VolumeId,
-) -> tokio::task::JoinHandle<Result<ReplicateReply, VolumeError>> {
-    let (by, stalled) = stalling_wire(bed.b.address, Fault::Stall(500_000)).await;
+) -> (JoinHandle<Result<ReplicateReply, VolumeError>>, Arc<Stall>) {
+    let (by, stall) = stalling_wire(bed.b.address, Fault::Stall(500_000)).await;
     let volumes = bed.a.volumes.clone();
     let request = ReplicateRequest {
         to: by,
@@ -164,10 +161,10 @@ async fn stuck(
     };
     let sending = tokio::spawn(async move { volumes.replicate(id, request).await });
     let limit = Duration::from_secs(20);
-    tokio::time::timeout(limit, stalled.notified())
+    tokio::time::timeout(limit, stall.stalled.notified())
         .await
         .expect("the stream gets that far");
-    sending
+    (sending, stall)
 }
 
 /// Either side ends in the middle of a stream, and begins again.
@@ -178,14 +175,14 @@ pub async fn either_side_killed_in_the_middle_is_made_good(bed: &mut Bed) {
         fill(&bed.a.path(id).await, 40, 200_000, &mut dice);
         // The receiver ends while it receives.
         bed.a.patience(impatient()).await;
-        let sending = stuck(bed, id).await;
+        let (sending, _stall) = stuck(bed, id).await;
         let transfer = bed.a.volumes.get(id).await.unwrap().transfer.unwrap();
         assert!(transfer.bytes > 400_000, "{transfer:?}");
         bed.b.restart().await;
         assert!(code(sending.await.unwrap()).is_transient(), "full: {full}");
 
         // The sender ends while it sends.
-        let sending = stuck(bed, id).await;
+        let (sending, _stall) = stuck(bed, id).await;
         sending.abort();
         assert!(sending.await.unwrap_err().is_cancelled());
 
@@ -194,7 +191,7 @@ pub async fn either_side_killed_in_the_middle_is_made_good(bed: &mut Bed) {
         let reply = bed.a.replicate(id, 1, &bed.b).await.unwrap();
         assert_eq!(reply.full, full);
     }
-    let expected = listing(&bed.a, id).await;
+    let expected = bed.a.facts(id).await;
     assert_eq!(content_after_promotion(id, &bed.b, 2).await, expected);
 }
 
@@ -258,7 +255,7 @@ pub async fn a_diverged_replica_is_reported_with_evidence_and_left_alone(bed: &m
     assert_eq!(body.details["only_receiver"][0]["name"], tail.name);
     assert_eq!(b.snapshots(id).await.last(), Some(&tail.name));
     let content = content_after_promotion(id, b, 4).await;
-    assert!(content.iter().any(|(path, _)| path == "tail"));
+    assert!(content.contains_key(Path::new("tail")));
 }
 
 pub async fn verbs_can_be_repeated(bed: &mut Bed) {
@@ -388,7 +385,7 @@ pub async fn noise_on_the_replication_port_harms_nobody(bed: &mut Bed) {
 
 /// Somebody mounts a replica, writes to it and goes away: it is brought back by itself.
 pub async fn a_touched_replica_is_rolled_back_and_goes_on(bed: &mut Bed) {
-    if !bed.zfs {
+    if bed.zfs().is_none() {
         return; // The trees of a replica's snapshots are nobody's to write to.
     }
     bed.a.patience(TransferLimits::default()).await;
@@ -396,7 +393,7 @@ pub async fn a_touched_replica_is_rolled_back_and_goes_on(bed: &mut Bed) {
     let id = a.create("notes").await;
     fs::write(a.path(id).await.join("kept"), "1").unwrap();
     a.replicate(id, 1, b).await.unwrap();
-    let dataset = format!("poolb/flocker/{id}");
+    let dataset = b.dataset(id);
     run("zfs", &["set", "readonly=off", &dataset]);
     run("zfs", &["mount", &dataset]);
     let mounted = b.path(id).await;
@@ -405,12 +402,12 @@ pub async fn a_touched_replica_is_rolled_back_and_goes_on(bed: &mut Bed) {
     fs::write(a.path(id).await.join("more"), "2").unwrap();
     let reply = a.replicate(id, 1, b).await.unwrap();
     assert!(!reply.full);
-    let expected = listing(a, id).await;
+    let expected = a.facts(id).await;
     assert_eq!(content_after_promotion(id, b, 2).await, expected);
 }
 
 pub async fn a_full_receiver_is_told_apart_and_nothing_is_left(bed: &mut Bed) {
-    if !bed.zfs {
+    if bed.zfs().is_none() {
         return; // Directories share their disk with whoever tests.
     }
     bed.a.patience(TransferLimits::default()).await;
@@ -418,18 +415,15 @@ pub async fn a_full_receiver_is_told_apart_and_nothing_is_left(bed: &mut Bed) {
     let id = a.create("notes").await;
     fs::write(a.path(id).await.join("big"), Dice(2).bytes(64 << 20)).unwrap();
     // Never mounted: to destroy or unmount it at once may find it busy on zfs-fuse.
-    let hog = [
-        "create",
-        "-o",
-        "canmount=off",
-        "-o",
-        "reservation=940M",
-        "poolb/hog",
-    ];
+    let dataset = format!("{}/hog", b.pool());
+    let free = run("zfs", &["get", "-Hp", "-o", "value", "available", b.pool()]);
+    let free: u64 = free.trim().parse().unwrap();
+    let reservation = format!("reservation={}", free - (40 << 20));
+    let hog = ["create", "-o", "canmount=off", "-o", &reservation, &dataset];
     run("zfs", &hog);
     let body = ErrorBody::from(a.replicate(id, 1, b).await.unwrap_err());
     assert_eq!(body.code, ErrorCode::NoSpace, "{}", body.message);
     assert!(b.snapshots(id).await.is_empty());
-    run("zfs", &["set", "reservation=none", "poolb/hog"]);
+    run("zfs", &["set", "reservation=none", &dataset]);
     assert!(a.replicate(id, 1, b).await.unwrap().full);
 }

@@ -1,6 +1,8 @@
 //! What `zfs` and `zpool` print, as values. Pure; tested on captured output.
 
-use std::{collections::HashMap, path::PathBuf, process::ExitStatus};
+use std::{
+    collections::HashMap, os::unix::process::ExitStatusExt as _, path::PathBuf, process::ExitStatus,
+};
 
 use flocker_api::{
     name::VolumeId,
@@ -75,6 +77,9 @@ pub(super) fn classify(stderr: &str) -> Failure {
 impl Failure {
     /// The error that a failed command becomes.
     pub(super) fn error(self, line: &str, text: &str, status: ExitStatus) -> VolumeError {
+        if let Some(signal) = status.signal() {
+            return VolumeError::Killed(format!("'{line}' (signal {signal})"));
+        }
         let said = if text.is_empty() {
             format!("'{line}' failed with {status}")
         } else {
