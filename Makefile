@@ -8,10 +8,10 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # Options for the demo, as in `make demo DEMO="--bed loopback"`.
 DEMO ?=
 
-.PHONY: help demo test lint loom fuzz deny programs packages
+.PHONY: help demo test test-openzfs lint loom fuzz deny programs packages
 
 help: ## Lists these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: packages ## Moves two stateful apps between two nodes under load, and reports
 	$(CARGO) build --release --workspace --bins
@@ -27,6 +27,12 @@ else
 	$(MAKE) --no-print-directory loom
 	$(CARGO) test --workspace --lib --bins --tests --no-fail-fast
 endif
+
+test-openzfs: ## Runs the storage tests on OpenZFS, in a guest; OPENZFS=2.1 for that version
+	scripts/openzfs-guest build
+	program=$$($(CARGO) test --package flocker-storage-agent --test replication --no-run 2>&1 \
+		| tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$$/\1/p'); \
+	scripts/openzfs-guest run "$$program" zfs:: --test-threads 3
 
 programs: ## Builds the programs that the tests start
 	$(CARGO) build --workspace --bins
