@@ -3,15 +3,17 @@
 #![no_main]
 
 use flocker_proxy::logic::http::{
-    HeadLimits, Verdict, parse_request, request::Forwarded, write_upstream_head,
+    HeadLimits, Scheme, Verdict,
+    origin::{Origin, Style},
+    parse_request, write_upstream_head,
 };
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let limits = HeadLimits::default();
-    let whole = parse_request(bytes, &limits);
+    let whole = parse_request(bytes, Scheme::Http, &limits);
     for end in 0..bytes.len().min(512) {
-        match (parse_request(&bytes[..end], &limits), &whole) {
+        match (parse_request(&bytes[..end], Scheme::Http, &limits), &whole) {
             (Verdict::NeedMore, _) => {}
             (Verdict::Head(early), Verdict::Head(late)) => assert_eq!(&early, late),
             (Verdict::Reject(_), Verdict::Reject(_)) => {}
@@ -20,19 +22,22 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let Verdict::Head(head) = whole else { return };
     assert!(head.head_bytes <= bytes.len());
-    let forwarded = Forwarded {
+    let origin = Origin {
         client: [192, 0, 2, 1].into(),
-        proto: "http",
+        scheme: Scheme::Http,
+        style: Style::Both,
+        trusted: true,
+        request_id: None,
     };
     let mut passed_on = Vec::new();
-    write_upstream_head(&head, bytes, &forwarded, &mut passed_on);
+    write_upstream_head(&head, bytes, &origin, &mut passed_on);
     // The upstream's copy is longer by what was added.
     let limits = HeadLimits {
         head_bytes: passed_on.len() + 1,
         headers: flocker_proxy::logic::http::HEADERS_MAX,
         ..limits
     };
-    match parse_request(&passed_on, &limits) {
+    match parse_request(&passed_on, Scheme::Http, &limits) {
         Verdict::Head(again) => {
             assert_eq!(again.head_bytes, passed_on.len(), "it ends elsewhere");
             assert_eq!(again.host, head.host, "it names another host");

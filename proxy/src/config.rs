@@ -5,6 +5,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -16,12 +17,15 @@ use flocker_api::{
 };
 use serde::Deserialize;
 
-use crate::logic::{
-    access::format::Style,
-    balance::Ejection,
-    h2::{H2Limits, meter::FrameLimits},
-    http::HEADERS_MAX,
-    session::SessionLimits,
+use crate::{
+    logic::{
+        access::format::Style,
+        balance::Ejection,
+        h2::{H2Limits, meter::FrameLimits},
+        http::HEADERS_MAX,
+        session::{Policy, SessionLimits},
+    },
+    policy::{HttpFile, PagesFile, policy},
 };
 
 /// Longest timeout: 30 days.
@@ -55,6 +59,10 @@ struct File {
     admin: AdminFile,
     #[serde(default)]
     log: LogFile,
+    #[serde(default)]
+    http: HttpFile,
+    #[serde(default)]
+    error_pages: PagesFile,
     #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
@@ -113,10 +121,15 @@ struct LimitsFile {
     sessions: usize,
     head_bytes: usize,
     headers: usize,
+    target_bytes: usize,
     head_timeout_ms: u64,
     keep_alive_ms: u64,
+    request_timeout_ms: u64,
     body_timeout_ms: u64,
+    body_rate: u64,
+    continue_timeout_ms: u64,
     response_timeout_ms: u64,
+    response_idle_ms: u64,
     hello_bytes: usize,
     hello_timeout_ms: u64,
     h2_streams: u32,
@@ -150,10 +163,15 @@ impl Default for LimitsFile {
             sessions: 100_000,
             head_bytes: 16 << 10,
             headers: 100,
+            target_bytes: 8 << 10,
             head_timeout_ms: 10_000,
             keep_alive_ms: 75_000,
+            request_timeout_ms: 3_600_000,
             body_timeout_ms: 30_000,
+            body_rate: 100,
+            continue_timeout_ms: 1_000,
             response_timeout_ms: 60_000,
+            response_idle_ms: 3_600_000,
             hello_bytes: 16 << 10,
             hello_timeout_ms: 10_000,
             h2_streams: 100,
@@ -255,6 +273,12 @@ impl Config {
         })
     }
 
+    /// Whether there are error pages of this name.
+    #[must_use]
+    pub fn has_error_pages(&self, set: &str) -> bool {
+        self.worker.session.policy.pages.has(set)
+    }
+
     /// The part of the limits that one worker has.
     #[must_use]
     pub fn worker_limits(&self) -> WorkerLimits {
@@ -281,6 +305,7 @@ fn check(file: File) -> Result<Config, String> {
     let access = check_log(file.log)?;
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let limits = file.limits;
+    let policy = policy(file.http, file.error_pages)?;
     Ok(Config {
         workers: match file.workers {
             0 => cores,
@@ -298,7 +323,7 @@ fn check(file: File) -> Result<Config, String> {
         resolve_interval: Duration::from_millis(limits.resolve_interval_ms),
         sessions: limits.sessions,
         pipes: limits.pipes,
-        worker: limits.into(),
+        worker: WorkerLimits::new(&limits, policy),
     })
 }
 
@@ -329,7 +354,10 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
     for (key, value, least) in [
         ("head_timeout_ms", limits.head_timeout_ms, 1),
         ("keep_alive_ms", limits.keep_alive_ms, 1),
+        ("request_timeout_ms", limits.request_timeout_ms, 1),
         ("body_timeout_ms", limits.body_timeout_ms, 1),
+        ("continue_timeout_ms", limits.continue_timeout_ms, 0),
+        ("response_idle_ms", limits.response_idle_ms, 1),
         ("response_timeout_ms", limits.response_timeout_ms, 1),
         ("hello_timeout_ms", limits.hello_timeout_ms, 1),
         ("connect_timeout_ms", limits.connect_timeout_ms, 1),
@@ -368,6 +396,7 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
     for (key, bytes) in [
         ("head_bytes", limits.head_bytes),
         ("hello_bytes", limits.hello_bytes),
+        ("target_bytes", limits.target_bytes),
     ] {
         if !(HEAD_BYTES_MIN..=HEAD_BYTES_MAX).contains(&bytes) {
             return Err(format!(
@@ -421,29 +450,35 @@ fn check_h2_limits(limits: &LimitsFile) -> Result<(), String> {
     Ok(())
 }
 
-impl From<LimitsFile> for WorkerLimits {
-    fn from(limits: LimitsFile) -> Self {
+impl WorkerLimits {
+    fn new(limits: &LimitsFile, policy: Arc<Policy>) -> Self {
         let ms = Duration::from_millis;
         Self {
             session: SessionLimits {
                 head_bytes: limits.head_bytes,
                 headers: limits.headers,
+                target_bytes: limits.target_bytes,
                 head_timeout: ms(limits.head_timeout_ms),
                 keep_alive: ms(limits.keep_alive_ms),
+                request_timeout: ms(limits.request_timeout_ms),
                 body_timeout: ms(limits.body_timeout_ms),
+                body_rate: limits.body_rate,
+                continue_timeout: ms(limits.continue_timeout_ms),
+                response_idle: ms(limits.response_idle_ms),
                 response_timeout: ms(limits.response_timeout_ms),
                 connect_timeout: ms(limits.connect_timeout_ms),
                 connect_hold: ms(limits.connect_hold_ms),
                 tcp_idle: ms(limits.tcp_idle_ms),
                 hello_bytes: limits.hello_bytes,
                 hello_timeout: ms(limits.hello_timeout_ms),
-                h2: h2_limits(&limits),
+                h2: h2_limits(limits),
                 ejection: Ejection {
                     failures: limits.eject_failures,
                     base: ms(limits.eject_ms),
                     max: ms(limits.eject_ms_max),
                     share_percent: limits.eject_percent_max,
                 },
+                policy,
             },
             sessions: limits.sessions,
             pipes: limits.pipes,
@@ -519,6 +554,15 @@ mod tests {
                 "limits.h2_stream_window_bytes",
             ),
             ("name = 'e'\n[admin]\nsocket = 'x'", "absolute path"),
+            ("name = 'e'\n[http]\ntrusted = ['10.0.0.1/8']", "10.0.0.1/8"),
+            ("name = 'e'\n[http]\nforwarded = 'no'", "forwarded"),
+            ("name = 'e'\n[error_pages.x]\n200 = '/x.html'", "200"),
+            ("name = 'e'\n[error_pages.x]\n503 = '/x.php'", ".html"),
+            ("name = 'e'\n[error_pages.x]\n503 = 'x.html'", "absolute"),
+            (
+                "name = 'e'\n[error_pages.x]\n503 = '/none/x.html'",
+                "No such",
+            ),
             ("name = 'e'\n[listen]\nhttp = ['x']", "http"),
             (
                 "name = 'e'\n[[route]]\nkey = 'udp:1'\nupstreams = []",

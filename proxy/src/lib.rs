@@ -7,3 +7,4 @@ pub mod config;
 pub mod driver;
 pub mod logic;
 pub mod metrics;
+mod policy;

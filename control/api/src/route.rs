@@ -8,6 +8,7 @@ use crate::{
     health::Health,
     host::{HostPattern, InvalidHostname},
     path::{InvalidPrefix, PathPrefix},
+    redirect::Redirect,
     termination::{Tls, UpstreamTls},
     upstream::{Balance, Upstream, UpstreamAddress},
 };
@@ -200,6 +201,21 @@ pub struct Route {
     /// at once.
     #[serde(default, skip_serializing_if = "is_default")]
     pub slow_start_ms: u64,
+    /// Requests in clear are not served but sent to the same URL of `https`. Of `http:` routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_https: Option<Redirect>,
+    /// Whether CONNECT is passed to the upstream, which is then a proxy itself. Of `http:` and
+    /// terminated `https:` routes without a path.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_connect: bool,
+    /// Longest request body, in bytes as it is sent (chunked bodies with their framing); then
+    /// 413. `None` is any length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_bytes_max: Option<u64>,
+    /// The set of error pages with which the edge answers in place of the upstreams, by its name
+    /// in the edge's configuration; `None` is `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_pages: Option<String>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -218,6 +234,10 @@ impl Route {
             balance: Balance::default(),
             health: None,
             slow_start_ms: 0,
+            redirect_https: None,
+            allow_connect: false,
+            body_bytes_max: None,
+            error_pages: None,
         }
     }
 
@@ -265,6 +285,15 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The route that there is afterwards, unless it is removed.
+    #[must_use]
+    pub fn route(&self) -> Option<&Route> {
+        match self {
+            Self::Add { route } | Self::Set { route } | Self::Put { route } => Some(route),
+            Self::Remove { .. } | Self::Drain { .. } => None,
+        }
+    }
+
     /// The key that the operation is about.
     #[must_use]
     pub fn key(&self) -> &RouteKey {

@@ -212,7 +212,8 @@ fn a_parked_client_that_leaves_frees_its_place() {
     edge.wait_parked(KEY, 1);
     let report = edge.resume(KEY, token).unwrap().holds.remove(0);
     assert_eq!((report.released, report.client_gone), (1, 2));
-    upstream.accept().read_request();
+    let mut service = upstream.accept();
+    service.read_request();
     assert!(!upstream.is_connected(Duration::from_millis(50)));
     drop(stays);
 }

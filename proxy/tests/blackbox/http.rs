@@ -317,13 +317,15 @@ fn one_connection_may_ask_for_several_hosts() {
 
 #[test]
 fn an_upstream_that_dies_before_its_answer_is_a_502() {
-    for request in [get("/"), post("/", "x")] {
+    // What is safe is asked a second time, and no more.
+    for (request, tries) in [(get("/"), 2), (post("/", "x"), 1)] {
         let (edge, upstream) = edge();
         let mut client = Conn::connect(edge.http());
         client.send(request);
-        let mut service = upstream.accept();
-        service.read_request();
-        drop(service);
+        for _ in 0..tries {
+            let mut service = upstream.accept();
+            service.read_request();
+        }
         assert_eq!(client.read_response().status(), 502);
         assert!(
             !upstream.is_connected(Duration::from_millis(100)),

@@ -27,6 +27,17 @@ pub enum EdgeError {
         "route tcp:{0} has no address to listen on: set listen.tcp in the edge's configuration"
     )]
     NoTcpAddress(u16),
+    /// A route names error pages that the edge does not have.
+    #[error(
+        "route {key} names error pages '{set}', which this edge does not have: \
+         add error_pages.{set} to its configuration"
+    )]
+    NoErrorPages {
+        /// The route.
+        key: RouteKey,
+        /// The set.
+        set: String,
+    },
     /// A gate refuses.
     #[error("the gate of {key} refuses: {source}")]
     Gate {
@@ -65,6 +76,7 @@ impl From<EdgeError> for ErrorBody {
         let (code, details) = match &error {
             EdgeError::Transaction(transaction) => return transaction.clone().into(),
             EdgeError::NoRoute(key) => (ErrorCode::NotFound, json!({ "key": key })),
+            EdgeError::NoErrorPages { key, .. } => (ErrorCode::Precondition, json!({ "key": key })),
             EdgeError::Bind(bind) => (ErrorCode::Precondition, json!({ "address": bind.address })),
             EdgeError::NoTcpAddress(port) => (ErrorCode::Precondition, json!({ "port": port })),
             EdgeError::Gate { key, source } => match source {

@@ -272,6 +272,7 @@ impl Edge {
     /// # Errors
     /// Names the generation, the route or the address that stands against it.
     pub fn transact(&self, transaction: &Transaction) -> Result<Generation, EdgeError> {
+        self.check_error_pages(transaction)?;
         let mut change = self.lock();
         let old = self.live.load();
         let bell = &self.bell;
@@ -298,6 +299,21 @@ impl Edge {
             self.watch.changed(&after, key);
         }
         Ok(generation)
+    }
+
+    fn check_error_pages(&self, transaction: &Transaction) -> Result<(), EdgeError> {
+        let routes = transaction.operations.iter().filter_map(Operation::route);
+        for route in routes {
+            if let Some(set) = &route.error_pages
+                && !self.config.has_error_pages(set)
+            {
+                return Err(EdgeError::NoErrorPages {
+                    key: route.key.clone(),
+                    set: set.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What a change of the table means for one route's gate, listeners and idle connections.

@@ -51,6 +51,7 @@ impl Worker {
         }
         let mut actions = std::mem::take(&mut self.actions);
         let before = [slot.flows[0].out.len(), slot.flows[1].out.len()];
+        let pending = [slot.flows[0].len(), slot.flows[1].len()];
         let [down, up] = &mut slot.flows;
         let mut cx = Cx {
             now: self.now,
@@ -65,6 +66,7 @@ impl Worker {
             out: [&mut down.out, &mut up.out],
             actions: &mut actions,
             crowds: &mut self.crowds,
+            pending,
             access: Access {
                 wanted: self.access.is_wanted(),
                 records: &mut self.records,

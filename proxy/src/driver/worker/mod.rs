@@ -469,6 +469,7 @@ impl Worker {
             out: [&mut down, &mut up],
             actions: &mut actions,
             crowds: &mut self.crowds,
+            pending: [0; 2],
             access: Access {
                 wanted: self.access.is_wanted(),
                 records: &mut self.records,

@@ -25,13 +25,49 @@ const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// Longest name of a trailer.
 const TRAILER_NAME_BYTES_MAX: usize = 64;
 
-/// Names that are no trailers (RFC 9110, section 6.5.1): framing and routing.
-const FORBIDDEN: [&[u8]; 4] = [
+/// Names that are no trailers (RFC 9110, section 6.5.1): framing, routing, who asks and what
+/// for. Whoever merges trailers into the head would be told something else by them.
+const FORBIDDEN: [&[u8]; 27] = [
+    b"authorization",
+    b"cache-control",
     b"connection",
+    b"content-encoding",
     b"content-length",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"expect",
+    b"forwarded",
     b"host",
+    b"keep-alive",
+    b"max-forwards",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"range",
+    b"set-cookie",
+    b"te",
+    b"trailer",
     b"transfer-encoding",
+    b"upgrade",
+    b"www-authenticate",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-real-ip",
 ];
+
+/// Whether a trailer of this name is forbidden, or could be taken for one that is by a server
+/// that turns names into variables.
+fn is_forbidden(name: &[u8]) -> bool {
+    let same = |known: &[u8]| {
+        known.len() == name.len()
+            && known.iter().zip(name).all(|(known, byte)| {
+                *known == byte.to_ascii_lowercase() || (*known == b'-' && *byte == b'_')
+            })
+    };
+    FORBIDDEN.iter().any(|known| same(known))
+}
 
 /// How far [`Validator::advance`] came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +228,7 @@ impl Validator {
             (State::Trailer, b'\r') if self.name_bytes == 0 => Ok(State::LastLf),
             (State::Trailer, b':') => {
                 let name = self.name.get(..self.name_bytes).unwrap_or_default();
-                if name.is_empty() || FORBIDDEN.iter().any(|no| no.eq_ignore_ascii_case(name)) {
+                if name.is_empty() || is_forbidden(name) {
                     return Err(ChunkError::Trailer);
                 }
                 self.name_bytes = 0;
@@ -291,7 +327,7 @@ mod tests {
         let long_extension = format!("1;{}\r\n", "x".repeat(EXTENSION_BYTES_MAX + 1));
         let long_trailer = format!("0\r\nA: {}\r\n", "x".repeat(TRAILER_BYTES_MAX));
         let long_name = format!("0\r\n{}: 1\r\n", "x".repeat(TRAILER_NAME_BYTES_MAX + 1));
-        let table: [(&str, ChunkError); 30] = [
+        let table: [(&str, ChunkError); 33] = [
             // RFC 9112, section 7.1: chunk-size = 1*HEXDIG.
             ("\r\n", Size),
             (";x\r\n", Size),
@@ -322,6 +358,9 @@ mod tests {
             ("0\r\n\n", Trailer),
             ("0\r\nContent-Length: 5\r\n", Trailer),
             ("0\r\ntransfer-encoding: chunked\r\n", Trailer),
+            ("0\r\nTransfer_Encoding: chunked\r\n", Trailer),
+            ("0\r\nX-Forwarded-For: 1.1.1.1\r\n", Trailer),
+            ("0\r\nAuthorization: x\r\n", Trailer),
             ("0\r\nA : b\r\n", Trailer),
             ("0\r\n: b\r\n", Trailer),
             (&long_trailer, Trailer),

@@ -14,15 +14,21 @@ const KNOWN_BYTES_MAX: usize = 18;
 /// Fields that a `Connection` option cannot take away (RFC 9110, section 7.6.1: an option
 /// must not name a field meant for all recipients). Those that the edge writes itself are
 /// not listed: they are never copied.
-const PROTECTED: [&[u8]; 8] = [
+const PROTECTED: [&[u8]; 14] = [
     b"authorization",
     b"cache-control",
     b"content-encoding",
+    b"content-range",
     b"content-type",
     b"cookie",
     b"expect",
+    b"origin",
+    b"range",
     b"set-cookie",
+    b"traceparent",
+    b"tracestate",
     b"trailer",
+    b"x-request-id",
 ];
 
 /// Where a head ends.
@@ -96,9 +102,15 @@ pub(super) enum Field {
     Connection,
     Upgrade,
     Expect,
+    /// What a client can read; only looked at.
+    Accept,
+    /// Whether trailers are taken; the rest of it is for one hop.
+    Te,
+    /// The id of the request: replaced by the edge's, unless that is the same.
+    RequestId,
     /// Meant for one hop, or for the edge alone; never passed on.
     HopByHop,
-    /// X-Forwarded-* and Forwarded: what clients say of themselves is not passed on.
+    /// X-Forwarded-* and the like: what clients say of themselves is not passed on as it is.
     Forwarded,
     /// One of the above written with `_` for `-`: servers that turn field names into
     /// variables would take it for the real one. Not passed on.
@@ -126,23 +138,25 @@ impl Field {
     fn exact(name: &[u8]) -> Self {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match name.len() {
-            2 if is(b"te") => Self::HopByHop,
+            2 if is(b"te") => Self::Te,
             4 if is(b"host") => Self::Host,
             // The "httpoxy" field: CGI programs take it for their own proxy setting.
             5 if is(b"proxy") => Self::HopByHop,
             6 if is(b"expect") => Self::Expect,
+            6 if is(b"accept") => Self::Accept,
             7 if is(b"upgrade") => Self::Upgrade,
-            9 if is(b"forwarded") => Self::Forwarded,
+            9 if is(b"forwarded") || is(b"x-real-ip") => Self::Forwarded,
             10 if is(b"connection") => Self::Connection,
             10 if is(b"keep-alive") => Self::HopByHop,
+            12 if is(b"x-request-id") => Self::RequestId,
             14 if is(b"content-length") => Self::ContentLength,
             14 if is(b"http2-settings") => Self::HopByHop,
-            15 if is(b"x-forwarded-for") => Self::Forwarded,
+            15 if is(b"x-forwarded-for") || is(b"x-forwarded-ssl") => Self::Forwarded,
             16 if is(b"proxy-connection") => Self::HopByHop,
             16 if is(b"x-forwarded-host") || is(b"x-forwarded-port") => Self::Forwarded,
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
             17 if is(b"x-forwarded-proto") => Self::Forwarded,
-            18 if is(b"x-forwarded-server") => Self::Forwarded,
+            18 if is(b"x-forwarded-server") || is(b"x-forwarded-prefix") => Self::Forwarded,
             _ => Self::Other,
         }
     }

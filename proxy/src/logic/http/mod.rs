@@ -9,11 +9,17 @@
 //! | [`request`] | a client's head: host, framing, what goes to the upstream |
 //! | [`response`] | an upstream's head: framing, what goes to the client |
 //! | [`chunked`] | validates a chunked body that passes through |
+//! | [`origin`] | X-Forwarded-*, Forwarded, ids of requests |
 //! | [`path`] | how a path is read to find its route |
-//! | [`reply`] | the edge's own answers |
+//! | [`reply`], [`pages`], [`accept`] | the edge's own answers |
+//! | [`growth`] | when a head that grows is worth parsing again |
 
+pub mod accept;
 pub mod chunked;
 mod fields;
+pub mod growth;
+pub mod origin;
+pub mod pages;
 pub mod path;
 pub mod reply;
 pub mod request;
@@ -110,6 +116,8 @@ pub enum Method {
     Head,
     /// OPTIONS, TRACE: safe (RFC 9110, section 9.2.1).
     OtherSafe,
+    /// CONNECT: a tunnel after a 2xx (RFC 9110, section 9.3.6).
+    Connect,
     /// PUT, DELETE: idempotent (RFC 9110, section 9.2.2).
     Idempotent,
     /// Everything else.
@@ -121,7 +129,13 @@ impl Method {
     /// (RFC 9110, section 9.2.2).
     #[must_use]
     pub fn is_idempotent(self) -> bool {
-        !matches!(self, Self::Other)
+        !matches!(self, Self::Other | Self::Connect)
+    }
+
+    /// Whether it asks for nothing to be changed (RFC 9110, section 9.2.1).
+    #[must_use]
+    pub fn is_safe(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::OtherSafe)
     }
 }
 
@@ -227,9 +241,12 @@ pub enum RejectReason {
     /// An expectation other than 100-continue.
     #[error("an expectation other than 100-continue")]
     Expectation,
-    /// CONNECT.
+    /// CONNECT where the route does not allow it, or in HTTP/1.0.
     #[error("CONNECT is not offered here")]
     Connect,
+    /// CONNECT with a body.
+    #[error("CONNECT with a body")]
+    ConnectBody,
     /// 101 to a request that did not ask for an upgrade.
     #[error("101 to a request without Upgrade")]
     UnaskedUpgrade,

@@ -1,16 +1,19 @@
 //! The edge's own answers: small, and never with a connection in doubt.
 
-use super::request::{write_length, write_number};
+use super::{
+    pages::{About, Pages, answer},
+    request::{write_length, write_number},
+};
 
 /// An answer of the edge itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
-    /// Its status.
-    pub status: u16,
-    /// One line for people.
-    pub message: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub struct Reply<'r> {
+    /// Its status, and what decides its body.
+    pub about: About<'r>,
     /// Retry-After, in s.
     pub retry_after_s: Option<u32>,
+    /// Location.
+    pub location: Option<&'r [u8]>,
     /// Whether the client's connection is closed after it. True unless the request was read
     /// to its end.
     pub close: bool,
@@ -19,18 +22,31 @@ pub struct Reply {
 }
 
 /// Appends the answer.
-pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
+pub fn write_reply(reply: &Reply<'_>, pages: &Pages, out: &mut Vec<u8>) {
+    let mut body = Vec::new();
+    let format = pages.write(&reply.about, &mut body);
+    let status = reply.about.status;
     out.extend_from_slice(b"HTTP/1.1 ");
-    write_number(out, reply.status.into());
+    write_number(out, status.into());
     out.push(b' ');
-    out.extend_from_slice(phrase(reply.status).as_bytes());
-    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\n");
-    out.extend_from_slice(b"Cache-Control: no-store\r\n");
-    // With its line end.
-    write_length(out, reply.message.len() as u64 + 1);
+    out.extend_from_slice(answer(status).0.as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: ");
+    out.extend_from_slice(format.media_type().as_bytes());
+    out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
+    write_length(out, body.len() as u64);
     if let Some(seconds) = reply.retry_after_s {
         out.extend_from_slice(b"Retry-After: ");
         write_number(out, seconds.into());
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(location) = reply.location {
+        out.extend_from_slice(b"Location: ");
+        out.extend_from_slice(location);
+        out.extend_from_slice(b"\r\n");
+    }
+    if !reply.about.request_id.is_empty() {
+        out.extend_from_slice(b"X-Request-Id: ");
+        out.extend_from_slice(reply.about.request_id);
         out.extend_from_slice(b"\r\n");
     }
     if reply.close {
@@ -38,31 +54,7 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b"\r\n");
     if !reply.head_only {
-        out.extend_from_slice(reply.message.as_bytes());
-        out.push(b'\n');
-    }
-}
-
-/// Reason phrases of the statuses that the edge answers with (RFC 9110, section 15).
-fn phrase(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        404 => "Not Found",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        // A phrase may be empty (RFC 9112, section 4).
-        _ => "",
+        out.extend_from_slice(&body);
     }
 }
 
@@ -70,49 +62,59 @@ fn phrase(status: u16) -> &'static str {
 mod tests {
     use super::*;
     use crate::logic::http::{
-        Framing, HeadLimits, Method, Verdict, Version, parse_response, response::Asked,
+        Framing, HeadLimits, Method, Verdict, Version, accept::Accept, pages::ANSWERS,
+        parse_response, response::Asked,
     };
+
+    fn about(status: u16) -> About<'static> {
+        About {
+            status,
+            set: None,
+            accept: Accept::default(),
+            request_id: b"",
+        }
+    }
 
     #[test]
     fn a_refused_hold_says_when_to_come_back() {
         let mut out = Vec::new();
-        write_reply(
-            &Reply {
-                status: 503,
-                message: "held too long",
-                retry_after_s: Some(2),
-                close: false,
-                head_only: false,
+        let reply = Reply {
+            about: About {
+                request_id: b"r1",
+                ..about(503)
             },
-            &mut out,
-        );
+            retry_after_s: Some(2),
+            location: None,
+            close: false,
+            head_only: false,
+        };
+        write_reply(&reply, &Pages::default(), &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "HTTP/1.1 503 Service Unavailable\r\n\
              Content-Type: text/plain; charset=utf-8\r\n\
              Cache-Control: no-store\r\n\
-             Content-Length: 14\r\n\
+             Content-Length: 33\r\n\
              Retry-After: 2\r\n\
+             X-Request-Id: r1\r\n\
              \r\n\
-             held too long\n"
+             the service is not available now\n"
         );
     }
 
     #[test]
     fn our_own_answers_pass_our_own_parser() {
-        for status in [
-            400, 404, 408, 413, 414, 417, 421, 429, 431, 500, 501, 502, 503, 504, 505,
-        ] {
+        for (status, phrase, message) in ANSWERS {
             for (method, head_only) in [(Method::Get, false), (Method::Head, true)] {
                 let reply = Reply {
-                    status,
-                    message: "why",
+                    about: about(status),
                     retry_after_s: None,
+                    location: (status < 400).then_some(b"https://a.test/"),
                     close: true,
                     head_only,
                 };
                 let mut out = Vec::new();
-                write_reply(&reply, &mut out);
+                write_reply(&reply, &Pages::default(), &mut out);
                 let asked = Asked {
                     method,
                     version: Version::Http11,
@@ -123,14 +125,16 @@ mod tests {
                     panic!("{status} is malformed");
                 };
                 assert!(!head.keep_alive);
+                let length = message.len() + 1;
                 let (framing, body) = if head_only {
                     (Framing::None, 0)
                 } else {
-                    (Framing::Length(4), 4)
+                    (Framing::Length(length as u64), length)
                 };
                 assert_eq!(head.framing, framing);
                 assert_eq!(out.len(), head.head_bytes + body);
-                assert!(!out.starts_with(format!("HTTP/1.1 {status} \r\n").as_bytes()));
+                let line = format!("HTTP/1.1 {status} {phrase}\r\n");
+                assert!(out.starts_with(line.as_bytes()));
             }
         }
     }

@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flocker_api::route::{OnMove, RouteKey};
+use flocker_api::route::{OnMove, Route, RouteKey};
 
 use self::{
     crowd::{Crowds, Ticket},
@@ -41,7 +41,7 @@ use super::{
         H2Limits,
         carrier::{Carrier, Leave},
     },
-    http::Scheme,
+    http::{HeadLimits, Scheme, origin::Origins, pages::Pages},
     table::RouteTable,
 };
 use crate::metrics::Counters;
@@ -208,12 +208,24 @@ pub struct SessionLimits {
     pub head_bytes: usize,
     /// Most header lines of a head.
     pub headers: usize,
+    /// Longest request target, in bytes.
+    pub target_bytes: usize,
     /// Longest time from the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// Longest wait for the next request on a kept connection.
     pub keep_alive: Duration,
-    /// Longest time in which a body may make no progress.
+    /// How long a whole request may take to arrive.
+    pub request_timeout: Duration,
+    /// A client must move so much of a body, see [`SessionLimits::body_rate`], in each stretch
+    /// of this length.
     pub body_timeout: Duration,
+    /// Least bytes of a body that a client must send, or take, in a second of `body_timeout`.
+    pub body_rate: u64,
+    /// How long a client that asked to be told to send its body waits for the upstream's word
+    /// before the edge says it.
+    pub continue_timeout: Duration,
+    /// Longest silence of an upstream within a response.
+    pub response_idle: Duration,
     /// Longest wait for a response head.
     pub response_timeout: Duration,
     /// Longest time of one connect.
@@ -230,6 +242,30 @@ pub struct SessionLimits {
     pub h2: H2Limits,
     /// When upstreams that fail clients are left alone.
     pub ejection: Ejection,
+    /// What an operator has said of HTTP.
+    pub policy: Arc<Policy>,
+}
+
+impl SessionLimits {
+    /// Those of heads.
+    #[must_use]
+    pub fn head(&self) -> HeadLimits {
+        HeadLimits {
+            head_bytes: self.head_bytes,
+            target_bytes: self.target_bytes,
+            headers: self.headers,
+            ..HeadLimits::default()
+        }
+    }
+}
+
+/// What an operator has said of HTTP, limits apart.
+#[derive(Debug)]
+pub struct Policy {
+    /// What is told of the client, and whose word is taken.
+    pub origins: Origins,
+    /// Pages in place of the edge's own.
+    pub pages: Pages,
 }
 
 /// What a session may use while it handles an event.
@@ -250,6 +286,8 @@ pub struct Cx<'a> {
     pub out: [&'a mut Vec<u8>; 2],
     /// To be done, in order, after what is to be written has been handed over.
     pub actions: &'a mut Vec<Action>,
+    /// Bytes on their way to each side before this event.
+    pub pending: [usize; 2],
     /// What is handed over of those that are over.
     pub access: Access<'a>,
     /// Who of this worker waits for which route's upstreams.
@@ -331,6 +369,7 @@ impl Key {
         }?;
         Some(Found {
             key: &entry.route.key,
+            route: &entry.route,
             gate: &entry.gate,
             set: &entry.set,
             on_move: entry.route.on_move,
@@ -340,6 +379,7 @@ impl Key {
 
 struct Found<'t> {
     key: &'t RouteKey,
+    route: &'t Route,
     gate: &'t Arc<Gate>,
     set: &'t Arc<Set>,
     on_move: OnMove,

@@ -12,25 +12,30 @@ use flocker_api::{
 };
 
 use super::{
-    Access, Action, ConnectFailure, Crowds, Cx, Ending, Event, Reuse, Session, SessionLimits, Side,
-    Table, Tables, Want, http, opaque,
+    Access, Action, ConnectFailure, Crowds, Cx, Ending, Event, Policy, Reuse, Session,
+    SessionLimits, Side, Table, Tables, Want, http, opaque,
 };
 use crate::{
     logic::{
         access::{Cause, Phase, Record},
         balance::Ejection,
         gate::{Bell, Call, Gate, Quiet, Seat},
-        http::Scheme,
+        http::{
+            Scheme,
+            origin::{Ids, Origins, Style},
+            pages::Pages,
+        },
         test_clock,
     },
     metrics::Counters,
 };
 
-const DOWN: Side = Side::Downstream;
-const UP: Side = Side::Upstream;
-const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: notes.demo\r\n\r\n";
-const POST: &[u8] = b"POST /a HTTP/1.1\r\nHost: notes.demo\r\nContent-Length: 3\r\n\r\nabc";
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub(super) const DOWN: Side = Side::Downstream;
+pub(super) const UP: Side = Side::Upstream;
+pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: notes.demo\r\n\r\n";
+pub(super) const POST: &[u8] =
+    b"POST /a HTTP/1.1\r\nHost: notes.demo\r\nContent-Length: 3\r\n\r\nabc";
+pub(super) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SEAT: Seat = Seat { worker: 0, slot: 0 };
 
 struct Silent;
@@ -39,7 +44,7 @@ impl Bell for Silent {
     fn ring(&self) {}
 }
 
-struct Current(Table);
+pub(super) struct Current(pub(super) Table);
 
 impl Tables for Current {
     fn current(&mut self) -> &Table {
@@ -47,13 +52,18 @@ impl Tables for Current {
     }
 }
 
-fn limits() -> SessionLimits {
+pub(super) fn limits() -> SessionLimits {
     SessionLimits {
         head_bytes: 16 << 10,
         headers: 100,
+        target_bytes: 8 << 10,
         head_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_secs(75),
+        request_timeout: Duration::from_secs(3600),
         body_timeout: Duration::from_secs(30),
+        body_rate: 100,
+        continue_timeout: Duration::from_secs(1),
+        response_idle: Duration::from_secs(3600),
         response_timeout: Duration::from_secs(60),
         connect_timeout: Duration::from_secs(3),
         connect_hold: Duration::from_secs(10),
@@ -67,34 +77,46 @@ fn limits() -> SessionLimits {
             max: Duration::from_secs(300),
             share_percent: 50,
         },
+        policy: Arc::new(Policy {
+            origins: Origins {
+                trusted: vec!["198.51.100.0/24".parse().unwrap()],
+                style: Style::XForwarded,
+                request_ids: true,
+                ids: Ids::new([1, 2]),
+            },
+            pages: Pages::default(),
+        }),
     }
 }
 
-fn first() -> SocketAddr {
+pub(super) fn first() -> SocketAddr {
     "10.0.0.1:81".parse().unwrap()
 }
 
-fn second() -> SocketAddr {
+pub(super) fn second() -> SocketAddr {
     "10.0.0.2:81".parse().unwrap()
 }
 
 /// A session with a fake driver around it.
-struct Rig {
-    session: Option<Session>,
-    tables: Current,
-    limits: SessionLimits,
-    counters: Counters,
-    now: Instant,
+pub(super) struct Rig {
+    pub(super) session: Option<Session>,
+    pub(super) tables: Current,
+    pub(super) limits: SessionLimits,
+    pub(super) counters: Counters,
+    pub(super) now: Instant,
     /// What was written, by side, since it was last taken.
-    out: [Vec<u8>; 2],
-    actions: Vec<Action>,
+    pub(super) out: [Vec<u8>; 2],
+    pub(super) actions: Vec<Action>,
+    /// What is on its way to each side, as the session is told.
+    pub(super) pending: [usize; 2],
+    pub(super) client: SocketAddr,
     /// What is over.
-    records: Vec<Record>,
-    crowds: Crowds,
+    pub(super) records: Vec<Record>,
+    pub(super) crowds: Crowds,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bell: Arc<dyn Bell> = Arc::new(Silent);
         let route = |key: &str| Operation::Add {
             route: Route::new(key.parse().unwrap(), [first()]),
@@ -114,12 +136,14 @@ impl Rig {
             now: test_clock(),
             out: [Vec::new(), Vec::new()],
             actions: Vec::new(),
+            pending: [0, 0],
+            client: "192.0.2.7:1000".parse().unwrap(),
             records: Vec::new(),
             crowds: Crowds::default(),
         }
     }
 
-    fn http() -> Self {
+    pub(super) fn http() -> Self {
         let mut rig = Self::new();
         rig.with_cx(|_, cx| {
             Some(Session::Http(Box::new(http::Session::new(
@@ -130,24 +154,28 @@ impl Rig {
         rig
     }
 
-    fn tcp() -> Self {
+    pub(super) fn tcp() -> Self {
         let mut rig = Self::new();
         rig.with_cx(|_, cx| Some(Session::Opaque(opaque::Session::tcp(5432, cx))));
         rig
     }
 
-    fn with_cx(&mut self, run: impl FnOnce(Option<Session>, &mut Cx<'_>) -> Option<Session>) {
+    pub(super) fn with_cx(
+        &mut self,
+        run: impl FnOnce(Option<Session>, &mut Cx<'_>) -> Option<Session>,
+    ) {
         let [down, up] = &mut self.out;
         let mut cx = Cx {
             now: self.now,
             tables: &mut self.tables,
             seat: SEAT,
-            client: "192.0.2.7:1000".parse().unwrap(),
+            client: self.client,
             limits: &self.limits,
             counters: &self.counters,
             out: [down, up],
             actions: &mut self.actions,
             crowds: &mut self.crowds,
+            pending: self.pending,
             access: Access {
                 wanted: true,
                 records: &mut self.records,
@@ -157,7 +185,7 @@ impl Rig {
         self.session = run(self.session.take(), &mut cx);
     }
 
-    fn event(&mut self, event: Event<'_>) -> Vec<Action> {
+    pub(super) fn event(&mut self, event: Event<'_>) -> Vec<Action> {
         self.with_cx(|session, cx| {
             let mut session = session.unwrap();
             session.handle(event, cx);
@@ -166,26 +194,26 @@ impl Rig {
         std::mem::take(&mut self.actions)
     }
 
-    fn session(&self) -> &Session {
+    pub(super) fn session(&self) -> &Session {
         self.session.as_ref().unwrap()
     }
 
-    fn gate(&self, key: &str) -> Arc<Gate> {
+    pub(super) fn gate(&self, key: &str) -> Arc<Gate> {
         let entry = self.tables.0.get(&key.parse().unwrap()).unwrap();
         Arc::clone(&entry.gate)
     }
 
-    fn written(&mut self, side: Side) -> String {
+    pub(super) fn written(&mut self, side: Side) -> String {
         String::from_utf8(std::mem::take(&mut self.out[side as usize])).unwrap()
     }
 
     /// To the session's next deadline, and its timer.
-    fn let_time_pass(&mut self) -> Vec<Action> {
+    pub(super) fn let_time_pass(&mut self) -> Vec<Action> {
         self.now = self.session().deadline().unwrap();
         self.event(Event::Timer)
     }
 
-    fn pause(&self, key: &str) -> Arc<Gate> {
+    pub(super) fn pause(&self, key: &str) -> Arc<Gate> {
         let gate = self.gate(key);
         gate.pause(Token(1), HoldLimits::default(), self.now)
             .unwrap();
@@ -193,7 +221,7 @@ impl Rig {
     }
 
     /// A request, up to the point where it waits for its response.
-    fn request(&mut self, bytes: &[u8], reused: bool) {
+    pub(super) fn request(&mut self, bytes: &[u8], reused: bool) {
         let actions = self.event(Event::Bytes(DOWN, bytes));
         assert!(
             matches!(actions[..], [Action::Connect { .. }]),
@@ -203,7 +231,7 @@ impl Rig {
     }
 }
 
-fn connect(to: SocketAddr, reuse: Reuse) -> Action {
+pub(super) fn connect(to: SocketAddr, reuse: Reuse) -> Action {
     Action::Connect {
         to,
         reuse,
@@ -284,9 +312,11 @@ fn a_stale_connection_costs_an_idempotent_request_a_second_try() {
 
 #[test]
 fn what_may_have_been_done_is_not_done_again() {
-    // A new connection that breaks; a method that is not idempotent; an answer that has begun.
+    // A method that is not safe on a new connection; one that is not idempotent; an answer that
+    // has begun.
+    const PUT: &[u8] = b"PUT /a HTTP/1.1\r\nHost: notes.demo\r\nContent-Length: 0\r\n\r\n";
     for (request, reused, begun) in [
-        (GET, false, &b""[..]),
+        (PUT, false, &b""[..]),
         (POST, true, b""),
         (GET, true, b"HTTP/1.1 2"),
     ] {
@@ -646,8 +676,7 @@ fn records_say_who_ended_a_request_and_when() {
     assert_eq!(rig.ended(), (Cause::Client, Phase::Held, 0, held));
 
     let mut rig = Rig::http();
-    rig.event(Event::Bytes(DOWN, GET));
-    rig.event(Event::Connected { reused: false });
+    rig.request(POST, false);
     rig.event(Event::Eof(UP));
     assert_eq!(rig.ended(), (Cause::Upstream, Phase::Response, 502, None));
 }

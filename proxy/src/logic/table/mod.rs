@@ -78,6 +78,16 @@ pub enum TransactionError {
     /// A route below a path whose requests the edge cannot read.
     #[error("route {0} is passed through undecrypted: its key takes no path")]
     PathOfPassthrough(RouteKey),
+    /// A field that means nothing for this kind of route.
+    #[error("route {key} has {field}: that is for {fits}")]
+    Misfit {
+        /// The route.
+        key: RouteKey,
+        /// The field.
+        field: &'static str,
+        /// What it is for.
+        fits: &'static str,
+    },
     /// An upstream that nothing can listen on.
     #[error("route {key} leads to {upstream}: give an address and a port other than 0")]
     Upstream {
@@ -116,6 +126,7 @@ impl From<TransactionError> for ErrorBody {
             TransactionError::NotFound(key) => (ErrorCode::NotFound, json!({ "key": key })),
             TransactionError::NoUpstream(key)
             | TransactionError::PathOfPassthrough(key)
+            | TransactionError::Misfit { key, .. }
             | TransactionError::Upstream { key, .. }
             | TransactionError::DuplicateUpstream { key, .. }
             | TransactionError::UnknownUpstream { key, .. } => {
@@ -407,12 +418,33 @@ fn segment_ends(path: &str, ends: &mut [usize; PREFIX_SEGMENTS_MAX]) -> usize {
 
 /// What must agree within a route, upstreams apart.
 fn check_route(route: &Route) -> Result<(), TransactionError> {
-    match &route.key {
-        key @ RouteKey::Https(_, prefix) if !prefix.is_root() => {
-            Err(TransactionError::PathOfPassthrough(key.clone()))
-        }
-        _ => Ok(()),
+    let key = &route.key;
+    let in_clear = matches!(key, RouteKey::Http(..));
+    let is_http = match key {
+        RouteKey::Tcp(_) => false,
+        RouteKey::Http(..) => true,
+        RouteKey::Https(..) => !route.tls.is_passthrough(),
+    };
+    let misfit = |field, fits| {
+        let key = key.clone();
+        Err(TransactionError::Misfit { key, field, fits })
+    };
+    if !is_http && !key.prefix().is_empty() {
+        return Err(TransactionError::PathOfPassthrough(key.clone()));
     }
+    if route.redirect_https.is_some() && !in_clear {
+        return misfit("redirect_https", "http routes");
+    }
+    if route.allow_connect && !(is_http && key.prefix().is_empty()) {
+        return misfit("allow_connect", "routes of HTTP without a path");
+    }
+    if route.body_bytes_max.is_some() && !is_http {
+        return misfit("body_bytes_max", "routes of HTTP");
+    }
+    if route.error_pages.is_some() && !is_http {
+        return misfit("error_pages", "routes of HTTP");
+    }
+    Ok(())
 }
 
 fn check_upstreams(key: &RouteKey, upstreams: &[Upstream]) -> Result<(), TransactionError> {

@@ -193,6 +193,37 @@ fn a_refused_transaction_names_what_is_wrong_and_changes_nothing() {
 }
 
 #[test]
+fn a_field_that_means_nothing_for_a_route_is_refused() {
+    let refused = |key: &str, change: fn(&mut Route)| {
+        let mut route = route(key, &["10.0.0.1:80"]);
+        change(&mut route);
+        let operations = [Operation::Add { route }];
+        let error = table(&[]).apply(&transaction(&operations), counter());
+        error.err().map(|error| error.to_string())
+    };
+    let moved = |route: &mut Route| {
+        route.redirect_https = flocker_api::redirect::Redirect::new(308).ok();
+    };
+    let connect = |route: &mut Route| route.allow_connect = true;
+    let body = |route: &mut Route| route.body_bytes_max = Some(1);
+    let pages = |route: &mut Route| route.error_pages = Some("x".to_owned());
+    let changes: [fn(&mut Route); 4] = [moved, connect, body, pages];
+    for change in changes {
+        assert_eq!(refused("http:a.b", change), None);
+        for key in ["tcp:1", "https:a.b"] {
+            let said = refused(key, change).unwrap();
+            assert!(said.contains(": that is for "), "{said}");
+        }
+    }
+    assert!(
+        refused("http:a.b/x", connect)
+            .unwrap()
+            .contains("without a path")
+    );
+    assert_eq!(refused("http:a.b/x", pages), None);
+}
+
+#[test]
 fn a_stale_generation_is_refused_with_the_current_one() {
     let table = table(&["tcp:1"]);
     let mut late = transaction(&[add("tcp:2")]);

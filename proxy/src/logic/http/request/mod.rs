@@ -4,11 +4,13 @@
 //! anew: Host and framing come from the verdict, not from the client's bytes.
 #![warn(clippy::indexing_slicing)]
 
-use std::{io::Write, mem::MaybeUninit, net::IpAddr, ops::Range};
+use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
     Body, HEADERS_MAX, HeadLimits, Method, RejectReason, Scheme, Verdict, Version,
+    accept::Accept,
     fields::{Extent, Field, Lengths, Listed, Options, decimal, extent, fields, list, write_field},
+    origin::{Origin, write_origin},
     response::Asked,
 };
 use crate::logic::host::Host;
@@ -35,6 +37,10 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// Whether the client asks to switch protocols. It is a tunnel only after a 101.
     pub upgrade: bool,
+    /// What the client would like to read.
+    pub accept: Accept,
+    /// Whether the client takes trailers.
+    trailers: bool,
     /// Port that stood with the host.
     port: Option<u16>,
     /// Where the method's name is.
@@ -65,15 +71,19 @@ impl RequestHead {
     pub fn path<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
         bytes.get(self.path_at.clone()).unwrap_or_default()
     }
-}
 
-/// What the edge says of the client to the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forwarded {
-    /// X-Forwarded-For.
-    pub client: IpAddr,
-    /// X-Forwarded-Proto.
-    pub scheme: Scheme,
+    /// The same with what an absolute form left out, as it is forwarded.
+    pub fn write_path(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(self.path_prefix.as_bytes());
+        out.extend_from_slice(self.path(bytes));
+    }
+
+    /// The head from its request line on.
+    #[must_use]
+    pub fn lines<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
+        let lines = bytes.get(self.method_at.start..self.head_bytes);
+        lines.unwrap_or_default()
+    }
 }
 
 /// Reads a request head from the beginning of `bytes`, which came through `scheme`.
@@ -170,6 +180,8 @@ struct Gathered<'h> {
     expect_continue: bool,
     upgrade: bool,
     cleartext_h2: bool,
+    accept: Option<Accept>,
+    trailers: bool,
 }
 
 fn gather<'h>(headers: &[httparse::Header<'h>]) -> Result<Gathered<'h>, RejectReason> {
@@ -197,7 +209,15 @@ fn gather<'h>(headers: &[httparse::Header<'h>]) -> Result<Gathered<'h>, RejectRe
                 gathered.upgrade = true;
                 gathered.cleartext_h2 |= list(value).any(|name| name.eq_ignore_ascii_case(b"h2c"));
             }
-            Field::HopByHop | Field::Forwarded | Field::Lookalike | Field::Other => {}
+            Field::Accept => gathered.accept = Some(Accept::of(value)),
+            Field::Te => {
+                gathered.trailers |= list(value).any(|name| name.eq_ignore_ascii_case(b"trailers"));
+            }
+            Field::RequestId
+            | Field::HopByHop
+            | Field::Forwarded
+            | Field::Lookalike
+            | Field::Other => {}
         }
     }
     Ok(gathered)
@@ -222,8 +242,18 @@ fn judge(
     if target.len() > limits.target_bytes {
         return Err(RejectReason::TargetTooLong);
     }
+    let method = method(name);
+    if method == Method::Connect && version == Version::Http10 {
+        return Err(RejectReason::Connect);
+    }
+    // RFC 9110, section 9.3.6: what follows is no content; to a server that thinks otherwise
+    // it would be the beginning of the tunnel.
+    if method == Method::Connect && gathered.lengths != Lengths::default() {
+        return Err(RejectReason::ConnectBody);
+    }
     let target = Target::of(name, target, scheme)?;
-    let (host, port) = authority(&target, gathered.host, scheme)?;
+    let connect = method == Method::Connect;
+    let (host, port) = authority(&target, gathered.host, scheme, connect)?;
 
     let method_at = from..from + name.len();
     let target_at = method_at.end + 1;
@@ -231,7 +261,7 @@ fn judge(
     let options = gathered.options;
     Ok(RequestHead {
         head_bytes,
-        method: method(name),
+        method,
         version,
         host,
         body,
@@ -242,6 +272,8 @@ fn judge(
         // RFC 9110, section 7.8: from HTTP/1.0 it is ignored. A cleartext switch to HTTP/2
         // would hide every further request from the edge, so it is never passed on.
         upgrade: http11 && gathered.upgrade && options.upgrade && !gathered.cleartext_h2,
+        accept: gathered.accept.unwrap_or_default(),
+        trailers: http11 && gathered.trailers,
         port,
         path_at: target_at + target.path.start..target_at + target.path.end,
         path_prefix: target.path_prefix,
@@ -270,6 +302,7 @@ fn method(name: &str) -> Method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "OPTIONS" | "TRACE" => Method::OtherSafe,
+        "CONNECT" => Method::Connect,
         "PUT" | "DELETE" => Method::Idempotent,
         _ => Method::Other,
     }
@@ -287,9 +320,6 @@ struct Target<'t> {
 
 impl<'t> Target<'t> {
     fn of(method: &str, target: &'t [u8], scheme: Scheme) -> Result<Self, RejectReason> {
-        if method == "CONNECT" {
-            return Err(RejectReason::Connect);
-        }
         // RFC 3986, section 3.5: a fragment is never sent; servers differ in what they make
         // of one. The same of bytes that are not ASCII.
         if memchr::memchr(b'#', target).is_some() {
@@ -298,9 +328,18 @@ impl<'t> Target<'t> {
         if !target.is_ascii() {
             return Err(RejectReason::Target);
         }
-        if target.first() == Some(&b'/') || (target == b"*" && method == "OPTIONS") {
+        let asterisk = target == b"*" && method == "OPTIONS";
+        if (target.first() == Some(&b'/') && method != "CONNECT") || asterisk {
             return Ok(Self {
                 authority: None,
+                path: 0..target.len(),
+                path_prefix: "",
+            });
+        }
+        if method == "CONNECT" {
+            // RFC 9112, section 3.2.3: host and port, nothing else.
+            return Ok(Self {
+                authority: Some(target),
                 path: 0..target.len(),
                 path_prefix: "",
             });
@@ -336,6 +375,7 @@ fn authority(
     target: &Target<'_>,
     host: Option<&[u8]>,
     scheme: Scheme,
+    connect: bool,
 ) -> Result<(Host, Option<u16>), RejectReason> {
     // RFC 9112, section 3.2. HTTP/1.0 may do without, but we could not route it.
     let host = host.ok_or(RejectReason::HostMissing)?;
@@ -344,6 +384,15 @@ fn authority(
         return Ok(host);
     };
     let authority = host_and_port(authority).ok_or(RejectReason::Target)?;
+    if connect {
+        // RFC 9112, section 3.2.3: the port is never left out of an authority form.
+        let agree = authority.0 == host.0 && host.1.is_none_or(|port| Some(port) == authority.1);
+        return match (authority.1, agree) {
+            (None, _) => Err(RejectReason::Target),
+            (_, false) => Err(RejectReason::HostMismatch),
+            (Some(_), true) => Ok(authority),
+        };
+    }
     let port = |port: Option<u16>| port.unwrap_or_else(|| scheme.default_port());
     if authority.0 != host.0 || port(authority.1) != port(host.1) {
         return Err(RejectReason::HostMismatch);
@@ -367,36 +416,34 @@ fn host_and_port(text: &[u8]) -> Option<(Host, Option<u16>)> {
 pub fn write_upstream_head(
     head: &RequestHead,
     bytes: &[u8],
-    forwarded: &Forwarded,
+    origin: &Origin<'_>,
     out: &mut Vec<u8>,
 ) {
-    let bytes = bytes.get(..head.head_bytes).unwrap_or(bytes);
-    let lines = bytes.get(head.method_at.start..).unwrap_or_default();
-    out.reserve(bytes.len() + 160);
+    let lines = head.lines(bytes);
+    out.reserve(lines.len() + 320);
     out.extend_from_slice(bytes.get(head.method_at.clone()).unwrap_or_default());
     out.push(b' ');
-    out.extend_from_slice(head.path_prefix.as_bytes());
-    out.extend_from_slice(head.path(bytes));
+    match head.method {
+        Method::Connect => write_authority(head, out),
+        _ => head.write_path(bytes, out),
+    }
     out.extend_from_slice(match head.version {
         // So that the upstream answers without chunks, which the client does not know.
         Version::Http10 => b" HTTP/1.0\r\nHost: ",
         Version::Http11 => b" HTTP/1.1\r\nHost: ",
     });
-    let host_at = out.len();
-    out.extend_from_slice(head.host.as_str().as_bytes());
-    if let Some(port) = head.port {
-        out.push(b':');
-        write_number(out, port.into());
-    }
-    let host_end = out.len();
+    let authority_at = out.len();
+    write_authority(head, out);
+    let authority = authority_at..out.len();
     out.extend_from_slice(b"\r\n");
 
     let listed = Listed::of(lines, head.options);
     for (name, value) in fields(lines) {
         let passed = match Field::of(name) {
-            Field::Other => !listed.takes(name),
+            Field::Other | Field::Accept => !listed.takes(name),
             Field::Upgrade => head.upgrade,
             Field::Expect => head.expect_continue,
+            Field::RequestId => origin.request_id.is_none(),
             _ => false,
         };
         if passed {
@@ -410,17 +457,24 @@ pub fn write_upstream_head(
         Body::None if head.empty_body => write_length(out, 0),
         Body::None => {}
     }
-    if head.upgrade {
-        out.extend_from_slice(b"Connection: upgrade\r\n");
+    // RFC 9110, section 10.1.4: trailers are passed on, so the edge takes them, too.
+    out.extend_from_slice(match (head.upgrade, head.trailers) {
+        (true, true) => b"TE: trailers\r\nConnection: upgrade, TE\r\n",
+        (true, false) => b"Connection: upgrade\r\n",
+        (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
+        (false, false) => b"",
+    });
+    write_origin(origin, lines, authority, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Host and port as the verdict has them.
+fn write_authority(head: &RequestHead, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.host.as_str().as_bytes());
+    if let Some(port) = head.port {
+        out.push(b':');
+        write_number(out, port.into());
     }
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    // Writing to a Vec cannot fail.
-    write!(out, "{}", forwarded.client).unwrap_or_default();
-    out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    out.extend_from_slice(forwarded.scheme.as_str().as_bytes());
-    out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
-    out.extend_from_within(host_at..host_end);
-    out.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Appends a Content-Length.

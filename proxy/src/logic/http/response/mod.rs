@@ -37,7 +37,7 @@ pub struct ResponseHead {
     /// 1xx other than 101: the real response is still to come. Not to be sent to clients of
     /// HTTP/1.0 (RFC 9110, section 15.2).
     pub is_interim: bool,
-    /// 101: everything after the head, both ways, is a tunnel.
+    /// 101, or 2xx to CONNECT: everything after the head, both ways, is a tunnel.
     pub switching: bool,
     /// What the head says of a body, also where none follows (HEAD, 304).
     advertised: Lengths,
@@ -129,7 +129,15 @@ fn judge(
     if status == 101 && !asked.upgrade {
         return Err(RejectReason::UnaskedUpgrade);
     }
-    let framing = framing(status, asked.method, &lengths);
+    // RFC 9110, section 9.3.6: whatever length such an answer gives is to be ignored.
+    let connected = asked.method == Method::Connect && (200..300).contains(&status);
+    if connected {
+        lengths = Lengths::default();
+    }
+    let framing = match connected {
+        true => Framing::None,
+        false => framing(status, asked.method, &lengths),
+    };
     // RFC 9110, section 8.6 and RFC 9112, section 6.1: 1xx and 204 announce no body. If one
     // does, who knows what follows.
     let doubtful = is_bodiless(status) && (lengths.chunked || lengths.length.unwrap_or(0) > 0);
@@ -138,9 +146,13 @@ fn judge(
         head_bytes,
         status,
         framing,
-        keep_alive: persistent && !doubtful && framing != Framing::UntilClose && status != 101,
+        keep_alive: persistent
+            && !doubtful
+            && framing != Framing::UntilClose
+            && status != 101
+            && !connected,
         is_interim: status < 200 && status != 101,
-        switching: status == 101,
+        switching: status == 101 || connected,
         advertised: lengths,
         options: options.others,
     })
@@ -191,8 +203,14 @@ pub fn write_downstream_head(
         let passed = match Field::of(name) {
             // RFC 9110, section 15.5.22: 426 names the protocol to upgrade to.
             Field::Upgrade => head.switching || head.status == 426,
-            Field::Host | Field::Expect | Field::Forwarded | Field::Other => !listed.takes(name),
-            Field::ContentLength
+            Field::Host
+            | Field::Expect
+            | Field::Accept
+            | Field::RequestId
+            | Field::Forwarded
+            | Field::Other => !listed.takes(name),
+            Field::Te
+            | Field::ContentLength
             | Field::TransferEncoding
             | Field::Connection
             | Field::HopByHop
@@ -211,7 +229,9 @@ pub fn write_downstream_head(
         }
     }
     let closes = !keep_alive || head.framing == Framing::UntilClose;
-    if head.switching {
+    if head.switching && head.status != 101 {
+        // The connection is the tunnel's from here on.
+    } else if head.switching {
         out.extend_from_slice(b"Connection: upgrade\r\n");
     } else if head.is_interim {
         // The connection's fate is said in the response that follows.

@@ -2,18 +2,30 @@
 //!
 //! Bodies of known length and bodies that end with the connection are left to the driver as
 //! pipes; chunked ones come through here to be validated.
+//!
+//! | who is waited for | how long | then |
+//! | --- | --- | --- |
+//! | the client, for the body, until a response begins | `body_timeout` and `body_rate`; `request_timeout` for all of it | 408 |
+//! | the upstream, to take the body | `response_timeout` | 504 |
+//! | the upstream, for its head, once it has the request | `response_timeout` | 504 |
+//! | the client, to take the response | `body_timeout` and `body_rate` | closed |
+//! | either, once a response has begun | `response_idle` | reset |
+//!
+//! A client that expects to be told to send its body is told by the edge when the upstream does
+//! not say anything for `continue_timeout` (RFC 9110, section 10.1.1).
 
 use std::time::Instant;
 
 use super::{
     super::{Cx, Ending, Event, Side, Want, client_ip},
     Request,
+    pace::Pace,
 };
 use crate::logic::{
     gate::Admission,
     http::{
-        Body, Framing, HeadLimits, ResponseHead, Scheme, Verdict, Version, chunked::Validator,
-        parse_response, request::Forwarded, write_downstream_head, write_upstream_head,
+        Body, Framing, Method, ResponseHead, Scheme, Verdict, Version, chunked::Validator,
+        growth::Growth, origin::Origin, parse_response, write_downstream_head, write_upstream_head,
     },
 };
 
@@ -21,6 +33,9 @@ use crate::logic::{
 const CHUNKED_READ: usize = 64 << 10;
 /// Bytes read at a time while a response head is awaited; a small body comes with it.
 const RESPONSE_READ: usize = 64 << 10;
+
+/// Most interim responses to one request.
+const INTERIM_MAX: u8 = 32;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,17 +47,40 @@ pub(super) struct Exchange {
     /// The gate's aim when the upstream was chosen.
     aim: u64,
     /// The upstream's connection has served before.
-    reused: bool,
+    pub(super) reused: bool,
     /// Bytes of the head that are still in the session's `ahead`, in case it must be sent again.
     retained: usize,
     sending: Sending,
     receiving: Receiving,
     /// The beginning of a response head.
     partial: Vec<u8>,
+    growth: Growth,
+    /// Interim responses so far.
+    interim: u8,
+    expecting: Expecting,
+    /// Bytes that the body may still have.
+    room: u64,
     keep_upstream: bool,
+    /// When the request must be whole.
+    whole_by: Instant,
+    /// When anything has moved last.
+    active: Instant,
+    /// The present stretch of the client's body, then of the response.
+    pace: Pace,
     until: Instant,
     /// The status of the response; 0 until its head is there.
     pub(super) status: u16,
+}
+
+/// What a request comes through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hop {
+    /// On the client's side.
+    pub(super) scheme: Scheme,
+    /// Whether the upstream's connection has served before.
+    pub(super) reused: bool,
+    /// Most bytes of its body.
+    pub(super) body_bytes_max: u64,
 }
 
 /// How far the request's body is.
@@ -53,8 +91,18 @@ enum Sending {
     Done,
     /// The upstream takes no more of it.
     Failed,
-    /// The client sent nonsense.
-    Malformed,
+    /// The client sent nonsense, or too much: to be answered with this status.
+    Refused(u16),
+}
+
+/// Whether the client waits to be told to send its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expecting {
+    No,
+    /// Until then the upstream may say it.
+    Until(Instant),
+    /// The edge has said it; the upstream's word is not passed on.
+    Told,
 }
 
 /// How far the response is.
@@ -89,20 +137,23 @@ impl Exchange {
     pub(super) fn begin(
         admission: Admission,
         request: Request,
-        scheme: Scheme,
-        reused: bool,
+        hop: Hop,
         ahead: &mut Vec<u8>,
         cx: &mut Cx<'_>,
     ) -> Self {
-        let forwarded = Forwarded {
+        let limits = cx.limits;
+        let origin = Origin {
             client: client_ip(cx.client),
-            scheme,
+            scheme: hop.scheme,
+            style: limits.policy.origins.style,
+            trusted: request.trusted,
+            request_id: request.id.as_ref(),
         };
         let out = &mut *cx.out[Side::Upstream as usize];
-        write_upstream_head(&request.head, ahead, &forwarded, out);
+        write_upstream_head(&request.head, ahead, &origin, out);
         let mut exchange = Self {
             aim: admission.gate().aim(),
-            reused,
+            reused: hop.reused,
             retained: request.head.head_bytes,
             sending: match request.head.body {
                 Body::None => Sending::Done,
@@ -111,20 +162,33 @@ impl Exchange {
             },
             receiving: Receiving::Head,
             partial: Vec::new(),
+            growth: Growth::default(),
+            interim: 0,
+            expecting: match request.head.expect_continue && request_has_body(&request) {
+                true => Expecting::Until(cx.now + limits.continue_timeout),
+                false => Expecting::No,
+            },
+            room: hop.body_bytes_max,
             keep_upstream: true,
             keep_downstream: request.head.keep_alive,
+            whole_by: cx.now + limits.request_timeout,
+            active: cx.now,
+            pace: Pace::new(cx.now, 0),
             until: cx.now,
             status: 0,
             admission,
             request,
         };
-        exchange.touch(cx);
+        exchange.await_more(cx);
         if request_has_body(&exchange.request) {
             exchange.release(ahead);
             let body = std::mem::take(ahead);
-            if exchange.body(&body, ahead, cx).is_err() {
+            if let Err(turn) = exchange.body(&body, ahead, cx) {
                 // Answered at the next event; the upstream has seen a truncated body at most.
-                exchange.sending = Sending::Malformed;
+                exchange.sending = Sending::Refused(match turn {
+                    Turn::Fail(status) => status,
+                    _ => 400,
+                });
                 exchange.until = cx.now;
             }
         }
@@ -140,22 +204,21 @@ impl Exchange {
     ) -> Turn {
         match event {
             Event::Bytes(Side::Upstream, bytes) => {
-                self.touch(cx);
+                self.active = cx.now;
                 self.release(ahead);
                 self.keep_downstream &= !draining;
                 self.response(bytes, cx)
             }
             Event::Bytes(Side::Downstream, bytes) => {
-                self.touch(cx);
+                self.active = cx.now;
                 match self.body(bytes, ahead, cx) {
                     Ok(()) => Turn::On,
                     Err(turn) => turn,
                 }
             }
             Event::Piped { from, bytes } => {
-                let turn = self.piped(from, bytes);
-                self.touch(cx);
-                turn
+                self.active = cx.now;
+                self.piped(from, bytes, cx)
             }
             Event::Eof(Side::Upstream) => match self.receiving {
                 Receiving::UntilClose => {
@@ -173,6 +236,7 @@ impl Exchange {
                 if !matches!(self.sending, Sending::Done) {
                     self.sending = Sending::Failed;
                     self.keep_downstream = false;
+                    self.await_more(cx);
                 }
                 Turn::On
             }
@@ -189,7 +253,7 @@ impl Exchange {
             Side::Downstream => match self.sending {
                 Sending::Length(left) => Want::Pipe(Some(left)),
                 Sending::Chunked(_) => Want::Bytes(CHUNKED_READ),
-                Sending::Done | Sending::Failed | Sending::Malformed => Want::Nothing,
+                Sending::Done | Sending::Failed | Sending::Refused(_) => Want::Nothing,
             },
             Side::Upstream => match self.receiving {
                 Receiving::Head => Want::Bytes(RESPONSE_READ),
@@ -243,31 +307,57 @@ impl Exchange {
                     });
                 }
             },
-            Sending::Done | Sending::Failed | Sending::Malformed => (0, false),
+            Sending::Done | Sending::Failed | Sending::Refused(_) => (0, false),
         };
+        match self.room.checked_sub(taken as u64) {
+            Some(room) => self.room = room,
+            None => {
+                return Err(match self.receiving {
+                    Receiving::Head => Turn::Fail(413),
+                    _ => Turn::Abort(Ending::Linger),
+                });
+            }
+        }
         cx.write(Side::Upstream, &bytes[..taken]);
         ahead.extend_from_slice(&bytes[taken..]);
-        if done {
-            self.sending = Sending::Done;
-        }
+        self.client_sent(taken as u64, done, cx);
         Ok(())
     }
 
-    fn piped(&mut self, from: Side, bytes: u64) -> Turn {
+    /// The client has sent so much of its body.
+    fn client_sent(&mut self, bytes: u64, done: bool, cx: &Cx<'_>) {
+        if bytes > 0 && matches!(self.expecting, Expecting::Until(_)) {
+            // It did not wait.
+            self.expecting = Expecting::No;
+        }
+        if matches!(self.receiving, Receiving::Head) {
+            self.pace.add(bytes);
+        }
+        if done {
+            self.sending = Sending::Done;
+            self.await_more(cx);
+        }
+    }
+
+    fn piped(&mut self, from: Side, bytes: u64, cx: &Cx<'_>) -> Turn {
         match (from, &mut self.sending, &mut self.receiving) {
             (Side::Downstream, Sending::Length(left), _) => {
                 *left = left.saturating_sub(bytes);
-                if *left == 0 {
-                    self.sending = Sending::Done;
-                }
+                let done = *left == 0;
+                self.client_sent(bytes, done, cx);
                 Turn::On
             }
             (Side::Upstream, _, Receiving::Length(left)) => {
                 *left = left.saturating_sub(bytes);
+                self.pace.add(bytes);
                 match *left {
                     0 => self.complete(0),
                     _ => Turn::On,
                 }
+            }
+            (Side::Upstream, _, Receiving::UntilClose) => {
+                self.pace.add(bytes);
+                Turn::On
             }
             _ => Turn::On,
         }
@@ -283,16 +373,16 @@ impl Exchange {
         }
         let mut whole = std::mem::take(&mut self.partial);
         whole.extend_from_slice(bytes);
+        if !self.growth.is_worth_parsing(&whole, cx.limits.head_bytes) {
+            self.partial = whole;
+            return Turn::On;
+        }
         self.heads(&whole, cx)
     }
 
     /// Any number of interim responses, then the one that counts.
     fn heads(&mut self, mut bytes: &[u8], cx: &mut Cx<'_>) -> Turn {
-        let limits = HeadLimits {
-            head_bytes: cx.limits.head_bytes,
-            headers: cx.limits.headers,
-            ..HeadLimits::default()
-        };
+        let limits = cx.limits.head();
         let asked = self.request.head.asked();
         loop {
             if bytes.is_empty() {
@@ -301,6 +391,8 @@ impl Exchange {
             let head = match parse_response(bytes, &asked, &limits) {
                 Verdict::NeedMore => {
                     self.partial = bytes.to_vec();
+                    self.growth = Growth::default();
+                    self.growth.is_worth_parsing(bytes, limits.head_bytes);
                     return Turn::On;
                 }
                 Verdict::Reject(_) => {
@@ -312,11 +404,26 @@ impl Exchange {
             let (head_bytes, rest) = bytes.split_at(head.head_bytes);
             let out = &mut *cx.out[Side::Downstream as usize];
             if head.is_interim {
-                if asked.version == Version::Http11 {
+                self.interim += 1;
+                if self.interim > INTERIM_MAX {
+                    cx.counters.upstream_errors.inc();
+                    return Turn::Fail(502);
+                }
+                let told = head.status == 100 && self.expecting == Expecting::Told;
+                if asked.version == Version::Http11 && !told {
                     write_downstream_head(&head, head_bytes, &asked, true, out);
+                }
+                if head.status == 100 {
+                    self.expecting = Expecting::Told;
                 }
                 bytes = rest;
                 continue;
+            }
+            // RFC 9110, section 7.8: not before the request is whole; what is left of its body
+            // would be taken for the new protocol.
+            if head.switching && !self.is_sent() {
+                cx.counters.upstream_errors.inc();
+                return Turn::Fail(502);
             }
             self.admission.gate().stats.answered(head.status);
             self.status = head.status;
@@ -327,6 +434,8 @@ impl Exchange {
             }
             self.keep_upstream &= head.keep_alive;
             self.keep_downstream &= self.is_sent() && head.framing != Framing::UntilClose;
+            // What a client has sent ahead of a tunnel that it does not get is no request.
+            self.keep_downstream &= asked.method != Method::Connect;
             write_downstream_head(&head, head_bytes, &asked, self.keep_downstream, out);
             return self.final_head(&head, rest, cx);
         }
@@ -339,6 +448,8 @@ impl Exchange {
             Framing::Chunked => Receiving::Chunked(Validator::new()),
             Framing::UntilClose => Receiving::UntilClose,
         };
+        self.pace = Pace::new(cx.now, cx.pending[Side::Downstream as usize]);
+        self.await_more(cx);
         match rest.is_empty() {
             true => Turn::On,
             false => self.response_body(rest, cx),
@@ -363,6 +474,7 @@ impl Exchange {
             Receiving::Head | Receiving::Done => (0, false),
         };
         cx.write(Side::Downstream, &bytes[..taken]);
+        self.pace.add(taken as u64);
         match done {
             true => self.complete(bytes.len() - taken),
             false => Turn::On,
@@ -377,11 +489,17 @@ impl Exchange {
     }
 
     fn upstream_lost(&mut self, cx: &mut Cx<'_>) -> Turn {
-        let untouched = matches!(self.receiving, Receiving::Head) && self.partial.is_empty();
-        let again = self.reused
-            && self.retained > 0
-            && self.is_sent()
-            && self.request.head.method.is_idempotent();
+        let method = self.request.head.method;
+        let untouched = matches!(self.receiving, Receiving::Head)
+            && self.partial.is_empty()
+            && self.interim == 0;
+        // A connection that had served before was closed for its age, as like as not; on a new
+        // one the upstream broke off, and may have begun.
+        let harmless = match self.reused {
+            true => method.is_idempotent(),
+            false => method.is_safe() && !self.request.retried,
+        };
+        let again = self.retained > 0 && self.is_sent() && harmless;
         if untouched && again {
             return Turn::Again;
         }
@@ -394,22 +512,89 @@ impl Exchange {
 
     fn timed_out(&mut self, cx: &mut Cx<'_>) -> Turn {
         match (&self.receiving, &self.sending) {
-            (Receiving::Head, Sending::Done | Sending::Failed) => {
-                cx.counters.upstream_errors.inc();
-                Turn::Fail(504)
-            }
-            (Receiving::Head, Sending::Malformed) => Turn::Fail(400),
-            (Receiving::Head, _) => Turn::Fail(408),
-            _ => Turn::Abort(Ending::Reset(Side::Downstream)),
+            (Receiving::Head, Sending::Refused(status)) => Turn::Fail(*status),
+            (Receiving::Head, Sending::Done | Sending::Failed) => self.head_overdue(cx),
+            (Receiving::Head, _) => self.body_overdue(cx),
+            _ => self.response_overdue(cx),
         }
     }
 
-    fn touch(&mut self, cx: &Cx<'_>) {
-        let patience = match (&self.receiving, &self.sending) {
-            (Receiving::Head, Sending::Done | Sending::Failed) => cx.limits.response_timeout,
-            _ => cx.limits.body_timeout,
+    fn head_overdue(&mut self, cx: &mut Cx<'_>) -> Turn {
+        if cx.now < self.active + cx.limits.response_timeout {
+            self.await_more(cx);
+            return Turn::On;
+        }
+        cx.counters.upstream_errors.inc();
+        Turn::Fail(504)
+    }
+
+    /// The client has not sent all of its body.
+    fn body_overdue(&mut self, cx: &mut Cx<'_>) -> Turn {
+        let limits = cx.limits;
+        if let Expecting::Until(until) = self.expecting
+            && cx.now >= until
+        {
+            cx.write(Side::Downstream, b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.expecting = Expecting::Told;
+            self.pace = Pace::new(cx.now, 0);
+        }
+        if cx.now >= self.whole_by {
+            return Turn::Fail(408);
+        }
+        let waiting = cx.pending[Side::Upstream as usize];
+        if waiting > 0 {
+            // It is the upstream that takes none of it.
+            if cx.now >= self.active + limits.response_timeout {
+                cx.counters.upstream_errors.inc();
+                return Turn::Fail(504);
+            }
+            self.pace = Pace::new(cx.now, 0);
+        } else if cx.now >= self.pace.ends(limits.body_timeout) {
+            if self.pace.sent_too_little(cx.now, limits.body_rate) {
+                return Turn::Fail(408);
+            }
+            self.pace = Pace::new(cx.now, 0);
+        }
+        self.await_more(cx);
+        Turn::On
+    }
+
+    fn response_overdue(&mut self, cx: &mut Cx<'_>) -> Turn {
+        let limits = cx.limits;
+        let waiting = cx.pending[Side::Downstream as usize];
+        if cx.now >= self.pace.ends(limits.body_timeout) {
+            if self.pace.took_too_little(cx.now, waiting, limits.body_rate) {
+                return Turn::Abort(Ending::Clean);
+            }
+            self.pace = Pace::new(cx.now, waiting);
+        }
+        if cx.now >= self.active + limits.response_idle {
+            return Turn::Abort(Ending::Reset(Side::Downstream));
+        }
+        self.await_more(cx);
+        Turn::On
+    }
+
+    /// Sets when to look again, by who is waited for.
+    fn await_more(&mut self, cx: &Cx<'_>) {
+        let limits = cx.limits;
+        self.until = match (&self.receiving, &self.sending) {
+            (Receiving::Head, Sending::Refused(_)) => cx.now,
+            (Receiving::Head, Sending::Done | Sending::Failed) => {
+                self.active + limits.response_timeout
+            }
+            (Receiving::Head, _) => {
+                let until = self.pace.ends(limits.body_timeout).min(self.whole_by);
+                match self.expecting {
+                    Expecting::Until(told) => until.min(told),
+                    Expecting::No | Expecting::Told => until,
+                }
+            }
+            _ => {
+                let idle = self.active + limits.response_idle;
+                self.pace.ends(limits.body_timeout).min(idle)
+            }
         };
-        self.until = cx.now + patience;
     }
 }
 

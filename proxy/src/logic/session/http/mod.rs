@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Every request passes the gate of its route and is in flight until its response has been
-//! read to the end. A request is sent again only if its body is empty, its method idempotent,
-//! and nothing came back on a connection that had served before. What an early response leaves
+//! read to the end. A request is sent again only if its body is empty and nothing came back: an
+//! idempotent one on a connection that had served before, a safe one once on a new connection,
+//! too. What an early response leaves
 //! unread of a request closes the client's connection, and so does every doubt about framing.
 //!
 //! Answers of the edge: 404 no route; 503 parked too long or too many, or upstreams that refuse
@@ -20,31 +21,32 @@
 //! nonsense or hang up; 408 clients that do not finish a head or body; and what
 //! [`crate::logic::http`] rejects. A client that ends its stream while it is parked has left.
 
+mod answers;
+mod connecting;
 mod exchange;
+mod pace;
+mod rules;
+#[cfg(not(flocker_loom))]
+#[cfg(test)]
+mod tests;
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use self::exchange::{Exchange, Turn};
 use super::{
-    Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
+    Action, Admit, Cx, Ending, Event, Key, Side, Want, claim,
     crowd::Ticket,
-    dial::{Dial, Next},
-    failed, resolve, served,
+    dial::Dial,
+    served,
     tunnel::{Course, Tunnel, tunnel_over},
     upstream_failed,
 };
 use crate::logic::{
-    access::{Cause, Phase, Protocol, Visit, Words},
-    gate::{Admission, Gate, Place},
-    http::{
-        HeadLimits, Method, RejectReason, RequestHead, Scheme, Verdict, parse_request,
-        path::{self, Doubt},
-        reply::{Reply, write_reply},
-    },
+    access::{Cause, Protocol, Visit, Words},
+    gate::{Admission, Place},
+    http::{RequestHead, Scheme, Verdict, growth::Growth, origin::RequestId, parse_request},
 };
 
-/// The client is told to come again after this long, in s.
-const RETRY_AFTER_S: u32 = 1;
 /// A buffer of at most this many bytes is kept while the connection is idle.
 const IDLE_BUFFER: usize = 1024;
 /// What an HTTP/2 client with prior knowledge begins with (RFC 9113, section 3.4).
@@ -61,7 +63,11 @@ pub struct Session {
     /// What the client sent and is not dealt with: a head, the beginning of a body, what it
     /// has pipelined.
     ahead: Vec<u8>,
+    /// How far it has been looked at for a head.
+    growth: Growth,
     state: State,
+    /// Where the answer under way redirects to; empty if it does not.
+    location: Vec<u8>,
     /// The edge is stopping: no further request on this connection.
     draining: bool,
     /// The request's, until it is over.
@@ -97,6 +103,12 @@ enum State {
 struct Request {
     head: Box<RequestHead>,
     arrived: Instant,
+    /// The id that was made for it.
+    id: Option<RequestId>,
+    /// What it says of its way is believed.
+    trusted: bool,
+    /// It has been sent again once, without knowing that it was not received.
+    retried: bool,
 }
 
 impl Session {
@@ -114,6 +126,8 @@ impl Session {
             key: Key::Tcp(0),
             ahead: Vec::new(),
             state: State::Reading { until },
+            growth: Growth::default(),
+            location: Vec::new(),
             draining: false,
             visit: None,
             fresh: true,
@@ -255,7 +269,7 @@ impl Session {
             Event::Timer if cx.now >= until => {
                 self.arrived(None, cx);
                 self.blame(Cause::ClientTimeout);
-                self.refuse(408, false, cx);
+                self.refuse(408, cx);
             }
             Event::Eof(_) | Event::Broken(_) | Event::Unwritable(_) => {
                 self.close(None, Ending::Clean, cx);
@@ -281,32 +295,14 @@ impl Session {
                 return;
             }
         }
-        let limits = HeadLimits {
-            head_bytes: cx.limits.head_bytes,
-            headers: cx.limits.headers,
-            ..HeadLimits::default()
-        };
+        let limits = cx.limits.head();
+        if !self.growth.is_worth_parsing(&self.ahead, limits.head_bytes) {
+            return;
+        }
         match parse_request(&self.ahead, self.scheme, &limits) {
             Verdict::NeedMore => {}
             Verdict::Reject(reason) => self.reject(reason, None, cx),
-            Verdict::Head(head) => {
-                self.fresh = false;
-                if let Err(reason) = self.aim(&head, cx) {
-                    return self.reject(reason, Some(&head), cx);
-                }
-                let request = Request {
-                    head: Box::new(head),
-                    arrived: cx.now,
-                };
-                self.arrived(Some(&request.head), cx);
-                if let Some(found) = self.key.find(cx.tables.current()) {
-                    found.gate.stats.requests.inc();
-                    if let Some(visit) = &mut self.visit {
-                        visit.routed(found.key, found.gate);
-                    }
-                }
-                self.admit(request, cx);
-            }
+            Verdict::Head(head) => self.headed(head, cx),
         }
     }
 
@@ -331,214 +327,6 @@ impl Session {
     fn blame(&mut self, cause: Cause) {
         if let Some(visit) = &mut self.visit {
             visit.blame(cause);
-        }
-    }
-
-    /// Sets the key by which a request is routed.
-    fn aim(&mut self, head: &RequestHead, cx: &mut Cx<'_>) -> Result<(), RejectReason> {
-        if !matches!(self.key, Key::Request { .. }) {
-            self.key = Key::Request {
-                scheme: self.scheme,
-                host: String::new(),
-                path: String::new(),
-            };
-        }
-        let Key::Request { scheme, host, path } = &mut self.key else {
-            return Ok(());
-        };
-        host.clear();
-        host.push_str(head.host.as_str());
-        let target = head.path(&self.ahead);
-        path::normalise(target, path);
-        let table = cx.tables.current();
-        let decides = match scheme {
-            Scheme::Http => table.has_paths_http(host),
-            Scheme::Https => table.has_paths_https(host),
-        };
-        if !decides {
-            return Ok(());
-        }
-        let lookup = |path: &str| match scheme {
-            Scheme::Http => table.lookup_http(host, path),
-            Scheme::Https => table.lookup_https(host, path),
-        };
-        match path::doubt(target) {
-            Doubt::None => Ok(()),
-            Doubt::Other(other) => {
-                let gate = |path: &str| lookup(path).map(|entry| Arc::as_ptr(&entry.gate));
-                match gate(path) == gate(&other) {
-                    true => Ok(()),
-                    false => Err(RejectReason::Path),
-                }
-            }
-            Doubt::Hopeless => Err(RejectReason::Path),
-        }
-    }
-
-    fn reject(&mut self, reason: RejectReason, head: Option<&RequestHead>, cx: &mut Cx<'_>) {
-        cx.counters.malformed.inc();
-        self.arrived(head, cx);
-        self.blame(Cause::Policy);
-        self.refuse(reason.status(), false, cx);
-    }
-
-    fn admit(&mut self, request: Request, cx: &mut Cx<'_>) {
-        let verdict = admit(&self.key, self.ahead.len(), cx);
-        self.admitted(verdict, request, cx);
-    }
-
-    fn admitted(&mut self, verdict: Admit, request: Request, cx: &mut Cx<'_>) {
-        match verdict {
-            Admit::Parked(place) => {
-                if let Some(visit) = &mut self.visit {
-                    visit.parked(cx.now);
-                }
-                self.state = State::Parked { place, request };
-            }
-            Admit::Go(way) => {
-                let dial = Dial::new(cx.now, cx.limits.connect_hold);
-                // A connection that its server is just closing costs an idempotent request a
-                // second try; for the others it pays to look first.
-                let reuse = match request.head.method.is_idempotent() {
-                    true => Reuse::Any,
-                    false => Reuse::Checked,
-                };
-                self.connect(way, dial, request, reuse, cx);
-            }
-            Admit::Refused => {
-                cx.counters.refused.inc();
-                self.blame(Cause::Gate);
-                if let Some(found) = self.key.find(cx.tables.current()) {
-                    found.gate.stats.failed.inc();
-                    found.gate.stats.answered(503);
-                }
-                self.answer(503, &request, true, cx);
-            }
-            Admit::NoRoute => {
-                cx.counters.no_route.inc();
-                self.blame(Cause::Policy);
-                self.answer(404, &request, true, cx);
-            }
-        }
-    }
-
-    fn connect(&mut self, way: Way, dial: Dial, request: Request, reuse: Reuse, cx: &mut Cx<'_>) {
-        let Some(to) = way.to else {
-            let failure = ConnectFailure::Refused;
-            return self.connect_failed(way.admission, dial, request, failure, cx);
-        };
-        if let Some(visit) = &mut self.visit {
-            visit.connecting(cx.now, to);
-        }
-        cx.act(Action::Connect {
-            to,
-            reuse,
-            within: cx.limits.connect_timeout,
-        });
-        self.state = State::Connecting {
-            admission: way.admission,
-            dial,
-            request,
-        };
-    }
-
-    fn connected(&mut self, admission: Admission, request: Request, reused: bool, cx: &mut Cx<'_>) {
-        if !reused {
-            cx.crowds.connected(admission.gate());
-        }
-        let exchange =
-            Exchange::begin(admission, request, self.scheme, reused, &mut self.ahead, cx);
-        if let Some(visit) = &mut self.visit {
-            visit.connected(cx.now, Phase::Response);
-        }
-        self.state = State::Exchange(Box::new(exchange));
-    }
-
-    fn connecting(
-        &mut self,
-        admission: Admission,
-        mut dial: Dial,
-        request: Request,
-        event: Event<'_>,
-        cx: &mut Cx<'_>,
-    ) {
-        match event {
-            Event::ConnectFailed(failure) => {
-                return self.connect_failed(admission, dial, request, failure, cx);
-            }
-            Event::Wake(ticket) if dial.ticket == Some(ticket) => {
-                dial.woken();
-                return self.connect_again(admission, dial, request, cx);
-            }
-            Event::Timer if dial.may_try(admission.gate(), cx) => {
-                return self.connect_again(admission, dial, request, cx);
-            }
-            // Nothing has been sent, so it can wait at the gate as well.
-            Event::Quiesce(gate) if Arc::ptr_eq(gate, admission.gate()) => {
-                cx.act(Action::DropUpstream);
-                drop(admission);
-                return self.admit(request, cx);
-            }
-            Event::Broken(Side::Downstream) | Event::Unwritable(Side::Downstream) => {
-                cx.act(Action::DropUpstream);
-                drop(admission);
-                self.blame(Cause::Client);
-                return self.close(None, Ending::Clean, cx);
-            }
-            _ => {}
-        }
-        self.state = State::Connecting {
-            admission,
-            dial,
-            request,
-        };
-    }
-
-    fn connect_failed(
-        &mut self,
-        admission: Admission,
-        mut dial: Dial,
-        request: Request,
-        failure: ConnectFailure,
-        cx: &mut Cx<'_>,
-    ) {
-        match failed(&self.key, &admission, &mut dial, failure, cx) {
-            Next::Now => self.connect_again(admission, dial, request, cx),
-            Next::Wait => {
-                dial.wait_with_others(admission.gate(), failure, cx);
-                self.state = State::Connecting {
-                    admission,
-                    dial,
-                    request,
-                };
-            }
-            Next::GiveUp => {
-                cx.counters.upstream_errors.inc();
-                self.blame(failure.cause());
-                let status = match failure {
-                    ConnectFailure::TimedOut => 504,
-                    ConnectFailure::Refused | ConnectFailure::NoResources => 503,
-                };
-                self.fail(status, &request, admission.gate(), true, cx);
-            }
-        }
-    }
-
-    /// Nothing was sent yet, so the gate is asked again: it may have been closed meanwhile.
-    fn connect_again(
-        &mut self,
-        admission: Admission,
-        dial: Dial,
-        request: Request,
-        cx: &mut Cx<'_>,
-    ) {
-        if admission.gate().is_closed() {
-            drop(admission);
-            return self.admit(request, cx);
-        }
-        match resolve(&self.key, admission, dial.tried, cx) {
-            Some(way) => self.connect(way, dial, request, Reuse::Never, cx),
-            None => self.admit(request, cx),
         }
     }
 
@@ -575,18 +363,7 @@ impl Session {
                 self.ahead = Vec::new();
                 self.state = State::Tunnel(Tunnel::new(exchange.admission, cx));
             }
-            Turn::Again => {
-                cx.counters.retries.inc();
-                if let Some(visit) = &mut self.visit {
-                    visit.again();
-                }
-                cx.act(Action::DropUpstream);
-                let dial = Dial::new(cx.now, cx.limits.connect_hold);
-                let Exchange {
-                    admission, request, ..
-                } = *exchange;
-                self.connect_again(admission, dial, request, cx);
-            }
+            Turn::Again => self.send_again(*exchange, cx),
             Turn::Fail(status) => {
                 self.blame(match status {
                     408 => Cause::ClientTimeout,
@@ -617,78 +394,27 @@ impl Session {
         }
     }
 
-    /// Answers a request whose head is still in `ahead`, and counts it as failed.
-    fn fail(
-        &mut self,
-        status: u16,
-        request: &Request,
-        gate: &Gate,
-        in_ahead: bool,
-        cx: &mut Cx<'_>,
-    ) {
-        gate.stats.failed.inc();
-        gate.stats.answered(status);
-        self.answer(status, request, in_ahead, cx);
-    }
-
-    /// The same after the request has been taken out of `ahead`.
-    fn fail_after(
-        &mut self,
-        status: u16,
-        request: &Request,
-        gate: &Gate,
-        sent: bool,
-        cx: &mut Cx<'_>,
-    ) {
-        gate.stats.failed.inc();
-        gate.stats.answered(status);
-        if sent && request.head.keep_alive && !self.draining {
-            self.reply(status, Some(request.head.method), false, cx);
-            self.next(cx);
-        } else {
-            self.reply(status, Some(request.head.method), true, cx);
-            self.close(None, Ending::Linger, cx);
-        }
-    }
-
-    /// Answers in place of the upstream; the connection goes on if nothing is in doubt.
-    fn answer(&mut self, status: u16, request: &Request, in_ahead: bool, cx: &mut Cx<'_>) {
-        use crate::logic::http::Body;
-        let whole = request.head.body == Body::None;
-        if !(whole && request.head.keep_alive && !self.draining) {
-            self.reply(status, Some(request.head.method), true, cx);
-            return self.close(None, Ending::Linger, cx);
-        }
-        if in_ahead {
-            self.ahead.drain(..request.head.head_bytes);
-        }
-        self.reply(status, Some(request.head.method), false, cx);
-        self.next(cx);
-    }
-
-    /// Answers something that is no request, and closes.
-    fn refuse(&mut self, status: u16, head_only: bool, cx: &mut Cx<'_>) {
-        let method = head_only.then_some(Method::Head);
-        self.reply(status, method, true, cx);
-        self.close(None, Ending::Linger, cx);
-    }
-
-    fn reply(&mut self, status: u16, method: Option<Method>, close: bool, cx: &mut Cx<'_>) {
-        let reply = Reply {
-            status,
-            message: message(status),
-            retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
-            close,
-            head_only: method == Some(Method::Head),
-        };
+    /// Nothing came back: on a new connection.
+    fn send_again(&mut self, exchange: Exchange, cx: &mut Cx<'_>) {
+        cx.counters.retries.inc();
         if let Some(visit) = &mut self.visit {
-            visit.answered(status);
+            visit.again();
         }
-        write_reply(&reply, cx.out[Side::Downstream as usize]);
+        cx.act(Action::DropUpstream);
+        let dial = Dial::new(cx.now, cx.limits.connect_hold);
+        let Exchange {
+            admission,
+            mut request,
+            reused,
+            ..
+        } = exchange;
+        request.retried |= !reused;
+        self.connect_again(admission, dial, request, cx);
     }
 
     /// Waits for the next request, or goes on with one that has been pipelined.
     fn next(&mut self, cx: &mut Cx<'_>) {
+        self.growth = Growth::default();
         cx.end(self.visit.take());
         if self.ahead.is_empty() {
             if self.ahead.capacity() > IDLE_BUFFER {
@@ -731,25 +457,5 @@ fn tell_upstream(exchange: &Exchange, turn: Turn, cx: &mut Cx<'_>) {
             upstream_failed(admission, cx);
         }
         Turn::On | Turn::Again | Turn::Fail(_) | Turn::Abort(_) => {}
-    }
-}
-
-/// What a person sees who meets one of our answers.
-fn message(status: u16) -> &'static str {
-    match status {
-        400 => "the request is malformed",
-        404 => "no route leads from this host",
-        408 => "the request did not arrive in time",
-        413 => "the body is too long",
-        414 => "the request target is too long",
-        417 => "the expectation cannot be met",
-        421 => "this host is not served on this connection",
-        431 => "the request head is too long",
-        501 => "this is not implemented",
-        502 => "the service gave no valid answer",
-        503 => "the service is not available now",
-        504 => "the service did not answer in time",
-        505 => "this HTTP version is not served",
-        _ => "the request failed",
     }
 }
