@@ -3,6 +3,7 @@
 //! `config/proxy.toml` is the documented sample of every key.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,6 +15,7 @@ use flocker_api::{
     config::{ConfigError, load},
     name::EdgeName,
     route::Route,
+    tls::Files,
 };
 use serde::Deserialize;
 
@@ -53,6 +55,8 @@ struct File {
     name: EdgeName,
     #[serde(default)]
     workers: usize,
+    user: Option<String>,
+    group: Option<String>,
     #[serde(default)]
     listen: ListenFile,
     #[serde(default)]
@@ -82,6 +86,7 @@ struct ListenFile {
 struct AdminFile {
     socket: PathBuf,
     tcp: Option<SocketAddr>,
+    tls: Option<Files>,
 }
 
 impl Default for AdminFile {
@@ -89,6 +94,7 @@ impl Default for AdminFile {
         Self {
             socket: "/run/flocker/edge.sock".into(),
             tcp: None,
+            tls: None,
         }
     }
 }
@@ -155,6 +161,8 @@ struct LimitsFile {
     pipes: usize,
     linger_ms: u64,
     drain_ms: u64,
+    upgrade_timeout_ms: u64,
+    upgrade_drain_ms: u64,
 }
 
 impl Default for LimitsFile {
@@ -197,6 +205,8 @@ impl Default for LimitsFile {
             pipes: 32,
             linger_ms: 1_000,
             drain_ms: 30_000,
+            upgrade_timeout_ms: 30_000,
+            upgrade_drain_ms: 3_600_000,
         }
     }
 }
@@ -216,8 +226,12 @@ pub struct Config {
     pub tcp: Vec<IpAddr>,
     /// The admin API's unix socket.
     pub admin_socket: PathBuf,
-    /// The admin API's TCP address, in clear.
+    /// The admin API's TCP address.
     pub admin_tcp: Option<SocketAddr>,
+    /// By which it speaks mutual TLS there; else in clear.
+    pub admin_tls: Option<Files>,
+    /// The user that it becomes when it is started as root, and its group.
+    pub user: Option<(String, Option<String>)>,
     /// The access log.
     pub access: AccessLog,
     /// Routes that are there from the start.
@@ -226,6 +240,13 @@ pub struct Config {
     pub drain: Duration,
     /// From one resolution of an upstream's name to the next.
     pub resolve_interval: Duration,
+    /// Longest time in which a new process must have read its configuration, and again in
+    /// which it must have taken over.
+    pub upgrade_timeout: Duration,
+    /// How long a process that was taken over from serves what it has.
+    pub upgrade_drain: Duration,
+    /// What the file says, key by key, without its routes.
+    keys: BTreeMap<String, String>,
     sessions: usize,
     pipes: usize,
     worker: WorkerLimits,
@@ -267,10 +288,40 @@ impl Config {
     /// # Errors
     /// Names the file, the key and what would be right.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        check(load(path)?).map_err(|reason| ConfigError::Value {
+        let mut config = check(load(path)?).map_err(|reason| ConfigError::Value {
             path: path.to_owned(),
             reason,
-        })
+        })?;
+        flatten("", &toml::Value::Table(load(path)?), &mut config.keys);
+        Ok(config)
+    }
+
+    /// The keys that another configuration has otherwise, apart from its routes, each with a
+    /// line that says how.
+    #[must_use]
+    pub fn changed_keys(&self, other: &Self) -> Vec<(String, String)> {
+        let keys: BTreeSet<&String> = self.keys.keys().chain(other.keys.keys()).collect();
+        let of = |config: &Self, key: &String| {
+            let value = config.keys.get(key);
+            value.map_or("its default", String::as_str).to_owned()
+        };
+        keys.into_iter()
+            .filter(|key| self.keys.get(*key) != other.keys.get(*key))
+            .map(|key| {
+                let line = format!("{key}: {} becomes {}", of(self, key), of(other, key));
+                (key.clone(), line)
+            })
+            .collect()
+    }
+
+    /// Descriptors that all these sessions may need.
+    #[must_use]
+    pub fn descriptors(&self) -> u64 {
+        /// Of listeners, admin connections, files and the like.
+        const OTHERS: usize = 1_000;
+        let sockets = self.sessions.saturating_mul(2);
+        let pipes = self.pipes.saturating_mul(2);
+        sockets.saturating_add(pipes).saturating_add(OTHERS) as u64
     }
 
     /// Whether there are error pages of this name.
@@ -282,10 +333,34 @@ impl Config {
     /// The part of the limits that one worker has.
     #[must_use]
     pub fn worker_limits(&self) -> WorkerLimits {
+        self.limits_of_workers(self.workers)
+    }
+
+    /// The same where there are so many workers.
+    #[must_use]
+    pub fn limits_of_workers(&self, workers: usize) -> WorkerLimits {
         WorkerLimits {
-            sessions: self.sessions.div_ceil(self.workers),
-            pipes: self.pipes / self.workers,
+            sessions: self.sessions.div_ceil(workers),
+            pipes: self.pipes / workers,
             ..self.worker.clone()
+        }
+    }
+}
+
+/// Every value of a table under its whole name; routes are compared otherwise.
+fn flatten(name: &str, value: &toml::Value, keys: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                match name {
+                    "" if key == "route" => {}
+                    "" => flatten(key, value, keys),
+                    name => flatten(&format!("{name}.{key}"), value, keys),
+                }
+            }
+        }
+        value => {
+            keys.insert(name.to_owned(), value.to_string());
         }
     }
 }
@@ -302,6 +377,12 @@ fn check(file: File) -> Result<Config, String> {
         let socket = file.admin.socket.display();
         return Err(format!("admin.socket is '{socket}': give an absolute path"));
     }
+    if file.group.is_some() && file.user.is_none() {
+        return Err("group is given without a user: give both, or neither".to_owned());
+    }
+    if file.admin.tls.is_some() && file.admin.tcp.is_none() {
+        return Err("admin.tls is given without admin.tcp: the unix socket needs none".to_owned());
+    }
     let access = check_log(file.log)?;
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let limits = file.limits;
@@ -317,10 +398,15 @@ fn check(file: File) -> Result<Config, String> {
         tcp: file.listen.tcp,
         admin_socket: file.admin.socket,
         admin_tcp: file.admin.tcp,
+        admin_tls: file.admin.tls,
+        user: file.user.map(|user| (user, file.group)),
+        keys: BTreeMap::new(),
         access,
         routes: file.route,
         drain: Duration::from_millis(limits.drain_ms),
         resolve_interval: Duration::from_millis(limits.resolve_interval_ms),
+        upgrade_timeout: Duration::from_millis(limits.upgrade_timeout_ms),
+        upgrade_drain: Duration::from_millis(limits.upgrade_drain_ms),
         sessions: limits.sessions,
         pipes: limits.pipes,
         worker: WorkerLimits::new(&limits, policy),
@@ -373,6 +459,8 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
         ),
         ("linger_ms", limits.linger_ms, 0),
         ("drain_ms", limits.drain_ms, 0),
+        ("upgrade_timeout_ms", limits.upgrade_timeout_ms, 1),
+        ("upgrade_drain_ms", limits.upgrade_drain_ms, 0),
     ] {
         if !(least..=TIMEOUT_MS_MAX).contains(&value) {
             return Err(format!(
@@ -530,6 +618,26 @@ mod tests {
             let key = field.split(':').next().unwrap();
             assert!(text.contains(&format!("\n{key} = ")), "{key} is missing");
         }
+    }
+
+    #[test]
+    fn what_two_files_have_otherwise_is_said_key_by_key() {
+        let before = parse("name = 'e'\n[limits]\nsessions = 5\nlinger_ms = 7").unwrap();
+        let after = parse("name = 'e'\nworkers = 3\n[limits]\nsessions = 6").unwrap();
+        let lines: Vec<String> = before
+            .changed_keys(&after)
+            .into_iter()
+            .map(|(_, line)| line)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "limits.linger_ms: 7 becomes its default",
+                "limits.sessions: 5 becomes 6",
+                "workers: its default becomes 3",
+            ]
+        );
+        assert!(after.changed_keys(&after).is_empty());
     }
 
     #[test]

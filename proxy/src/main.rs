@@ -1,15 +1,22 @@
 //! `flocker-proxy`: arguments, configuration, start, drain.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    env::{args_os, current_exe},
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Context;
 use clap::Parser;
 use flocker_proxy::{
     config::Config,
-    driver::{admin::Admin, edge::Edge},
+    driver::{
+        life::{self, Log, Start},
+        privileges,
+        takeover::Elder,
+    },
 };
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// The edge of a Flocker cluster: routes TCP, TLS and HTTP to apps, and holds their traffic
 /// while they move.
@@ -19,7 +26,9 @@ use tracing_subscriber::EnvFilter;
 /// or with JSON over the admin socket.
 ///
 /// SIGTERM and SIGINT stop it: listeners close, requests in flight end, and what is left after
-/// limits.drain_ms is cut. Exit status: 0 stopped, 1 failed, 2 wrong usage or configuration.
+/// limits.drain_ms is cut. SIGHUP reads the configuration again and opens the access log again.
+/// `flockerctl edge upgrade` hands over to a new binary without a refused connection.
+/// Exit status: 0 stopped, 1 failed, 2 wrong usage or configuration.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about)]
 struct Arguments {
@@ -27,8 +36,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "/etc/flocker/proxy.toml")]
     config: PathBuf,
     /// Only check the configuration file.
-    #[arg(long)]
-    check_config: bool,
+    #[arg(long, alias = "check-config")]
+    check: bool,
+    /// Take over from the process at stdin; an upgrade starts the new process so.
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// What to log: a level, or targets with levels (flocker_proxy=debug).
     #[arg(
         long,
@@ -39,8 +51,8 @@ struct Arguments {
     log: String,
 }
 
-/// Longest drain beyond the configured limit before the process ends regardless.
-const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+/// Longest wait for the old process to hear why we do not take over.
+const MEET_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -48,25 +60,36 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return complain(2, &format!("--log {}: {error}", arguments.log)),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
-        Err(error) => return complain(2, &flocker_api::error::chain(&error)),
+        Err(error) => {
+            let message = flocker_api::error::chain(&error);
+            if arguments.take_over
+                && let Ok(elder) = Elder::meet(MEET_MAX)
+            {
+                elder.fail(message.clone());
+            }
+            return complain(2, &message);
+        }
     };
-    if arguments.check_config {
+    if arguments.check {
         return say_ok();
     }
-    match run(config) {
+    match run(config, arguments, handle) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(1, &format!("{error:#}")),
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of --check-config")]
+#[expect(clippy::print_stdout, reason = "the answer of --check")]
 fn say_ok() -> ExitCode {
     println!("ok");
     ExitCode::SUCCESS
@@ -81,58 +104,36 @@ fn complain(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime of the admin API")?;
-    let drain = config.drain;
-    let (edge, threads) = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let admin = Admin::bind(&config.admin_socket, config.admin_tcp).await?;
-        let (edge, threads) = Edge::start(config)?;
-        let serving = tokio::spawn(admin.serve(Arc::clone(&edge)));
+/// No thread runs yet: who we are is settled first.
+fn run(
+    config: Config,
+    arguments: Arguments,
+    handle: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
+) -> anyhow::Result<()> {
+    let needed = config.descriptors();
+    let granted = privileges::raise_descriptors(needed);
+    if granted < needed {
         tracing::info!(
-            name = %edge.config().name,
-            workers = edge.config().workers,
-            listeners = edge.status().listeners.len(),
-            "serving"
+            granted,
+            needed,
+            "fewer descriptors than limits.sessions may need"
         );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!(
-            ?drain,
-            "stopping: listeners close, what is in flight may end"
-        );
-        edge.drain(drain);
-        let waiting = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                // A worker that has panicked has said so.
-                drop(thread.join());
-            }
-        });
-        // A second signal ends it at once.
-        let waiting = tokio::time::timeout(drain + DRAIN_MARGIN, waiting);
-        let ended = tokio::select! {
-            ended = waiting => ended.is_ok(),
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
-        };
-        serving.abort();
-        // Lets it take its socket away.
-        drop(serving.await);
-        anyhow::Ok((edge, ended))
-    })?;
-    drop(edge);
-    if threads {
-        tracing::info!("stopped");
-    } else {
-        tracing::warn!("stopped before everything in flight had ended");
     }
-    runtime.shutdown_background();
+    if let Some((user, group)) = &config.user {
+        let folders: Vec<&Path> = config.admin_socket.parent().into_iter().collect();
+        privileges::become_user(user, group.as_deref(), &folders)?;
+    }
+    let elder = match arguments.take_over {
+        true => Some(Elder::meet(config.upgrade_timeout)?),
+        false => None,
+    };
+    life::run(Start {
+        log: Log::new(handle, arguments.log),
+        config_path: std::path::absolute(&arguments.config)?,
+        binary: current_exe()?,
+        arguments: args_os().skip(1).collect(),
+        config,
+        elder,
+    })?;
     Ok(())
 }

@@ -7,9 +7,13 @@
 //! | `GET /v1/routes/{key}`, the key as [`crate::route::RouteKey::in_url`] writes it | | [`RouteStatus`] |
 //! | `POST /v1/routes` | [`crate::route::Transaction`] | [`TransactionReply`] |
 //! | `POST /v1/gates/{pause,quiesce,switch,resume}` | [`crate::gate`] | |
+//! | `GET /v1/log`, `PUT /v1/log` | - , [`LogFilter`] | [`LogFilter`] |
+//! | `POST /v1/reload` | | [`ReloadReply`] |
+//! | `POST /v1/drain` | [`DrainRequest`] | `null`; then it stops |
+//! | `POST /v1/upgrade` | [`UpgradeRequest`] | [`UpgradeReply`] |
 //! | `GET /metrics`, `/healthz`, `/readyz` | | text |
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +45,72 @@ pub struct EdgeStatus {
     pub workers: usize,
     /// What it listens on.
     pub listeners: Vec<ListenerStatus>,
+    /// Its process.
+    #[serde(default)]
+    pub pid: u32,
+    /// Whether it is to stop, or has handed over, and only serves what it has.
+    #[serde(default)]
+    pub draining: bool,
+    /// The processes before an upgrade that still serve what they had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub predecessors: Vec<Predecessor>,
+}
+
+/// A process that has handed over and still serves what it had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Its process.
+    pub pid: u32,
+    /// Downstream connections now.
+    pub sessions: u64,
+    /// Parked sessions and requests now.
+    pub parked: u64,
+}
+
+/// What is logged: a level, or targets with levels (`flocker_proxy=debug`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFilter {
+    /// The filter.
+    pub filter: String,
+}
+
+/// Stops the edge once nothing is in flight. `POST /v1/drain`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainRequest {
+    /// When to cut what is left, in ms after the notice; else the configured limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// How long to go on accepting while `/readyz` already says no, in ms.
+    pub notice_ms: u64,
+}
+
+/// Hands the edge over to a new process. `POST /v1/upgrade`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpgradeRequest {
+    /// The program; else the one that runs, as it is on disk now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<PathBuf>,
+}
+
+/// Answer to [`UpgradeRequest`], once the new process serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeReply {
+    /// The new process.
+    pub pid: u32,
+}
+
+/// What reading the configuration again has changed. `POST /v1/reload`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReply {
+    /// The table's generation afterwards.
+    pub generation: Generation,
+    /// What counts from now on, a line each.
+    pub changes: Vec<String>,
+    /// What counts after an upgrade only, a line each.
+    pub later: Vec<String>,
 }
 
 /// One bound address.

@@ -41,6 +41,9 @@ pub(super) fn answer(
     let path = request.path.trim_start_matches("/v1/");
     match (request.method, path) {
         (Method::Get, "status") => write(EdgeStatus {
+            pid: 1,
+            draining: false,
+            predecessors: Vec::new(),
             name: name.clone(),
             version: "simulated".to_owned(),
             uptime_s: 0,

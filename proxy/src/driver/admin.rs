@@ -1,148 +1,43 @@
-//! The admin API: JSON over HTTP on a unix socket that only its owner may use, and, where the
-//! configuration says so, over TCP in clear for a trusted network.
+//! The admin API: JSON over HTTP. Where it is offered is in [`super::admin_sockets`].
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Bytes,
-    extract::{Path as UrlPath, State},
-    http::{StatusCode, header},
+    extract::{Path as UrlPath, Request, State},
+    http::{Method, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use flocker_api::{
     ErrorBody, ErrorCode,
-    edge::TransactionReply,
+    client::Client,
+    edge::{
+        DrainRequest, LogFilter, Predecessor, ReloadReply, TransactionReply, UpgradeReply,
+        UpgradeRequest,
+    },
     gate::{PauseRequest, QuiesceRequest, ResumeRequest, SwitchRequest},
     route::{RouteKey, Transaction},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::oneshot;
 
-use super::edge::Edge;
+use super::{
+    edge::{Edge, predecessors},
+    life::{Front, Order},
+};
 use crate::metrics;
+
+/// Longest wait for the process that took over to answer in our place.
+const FORWARD_MAX: Duration = Duration::from_secs(30);
 
 /// Longest request, in bytes: a transaction of a million routes fits.
 const REQUEST_BYTES_MAX: usize = 512 << 20;
 
-/// Why the admin API cannot be offered.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    /// The unix socket cannot be made.
-    #[error("cannot listen on admin socket {path}")]
-    Socket {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Somebody answers on the unix socket.
-    #[error("another edge answers on admin socket {path}: stop it or choose another path")]
-    Taken {
-        /// Its path.
-        path: PathBuf,
-    },
-    /// The TCP address cannot be bound.
-    #[error("cannot listen on admin address {address}")]
-    Tcp {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// The bound sockets of the admin API.
-#[derive(Debug)]
-pub struct Admin {
-    unix: UnixListener,
-    path: PathBuf,
-    tcp: Option<TcpListener>,
-}
-
-impl Admin {
-    /// Binds what the configuration names.
-    ///
-    /// # Errors
-    /// Names the path or address.
-    pub async fn bind(path: &Path, tcp: Option<SocketAddr>) -> Result<Self, AdminError> {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(AdminError::Taken { path: path.into() });
-        }
-        let unix = bind_unix(path).map_err(|source| AdminError::Socket {
-            path: path.into(),
-            source,
-        })?;
-        let tcp = match tcp {
-            Some(address) => Some(
-                TcpListener::bind(address)
-                    .await
-                    .map_err(|source| AdminError::Tcp { address, source })?,
-            ),
-            None => None,
-        };
-        Ok(Self {
-            unix,
-            path: path.into(),
-            tcp,
-        })
-    }
-
-    /// The TCP address that was bound.
-    #[must_use]
-    pub fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.local_addr().ok()
-    }
-
-    /// Serves until dropped.
-    pub async fn serve(self, edge: Arc<Edge>) {
-        let _remove = RemoveOnDrop(self.path);
-        let router = router(edge);
-        let unix = axum::serve(self.unix, router.clone());
-        match self.tcp {
-            // Neither ends by itself.
-            Some(tcp) => {
-                let (_, _) = tokio::join!(unix, axum::serve(tcp, router));
-            }
-            None => drop(unix.await),
-        }
-    }
-}
-
-struct RemoveOnDrop(PathBuf);
-
-impl Drop for RemoveOnDrop {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        drop(std::fs::remove_file(&self.0));
-    }
-}
-
-/// Makes the socket under another name first: nobody can connect before its mode is set.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(format!(".{}", std::process::id()));
-    let fresh = PathBuf::from(fresh);
-    let listener = UnixListener::bind(&fresh)?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&fresh, path)?;
-    Ok(listener)
-}
-
 /// The routes of the API.
-pub fn router(edge: Arc<Edge>) -> Router {
+pub fn router(edge: &Arc<Edge>, front: &Arc<Front>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/routes", get(routes).post(transact))
@@ -151,6 +46,10 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/v1/gates/quiesce", post(quiesce))
         .route("/v1/gates/switch", post(switch))
         .route("/v1/gates/resume", post(resume))
+        .route("/v1/log", get(log).put(set_log))
+        .route("/v1/reload", post(reload))
+        .route("/v1/drain", post(drain))
+        .route("/v1/upgrade", post(upgrade))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -161,7 +60,69 @@ pub fn router(edge: Arc<Edge>) -> Router {
             ))
         })
         .layer(axum::extract::DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .with_state(edge)
+        .layer(middleware::from_fn_with_state(
+            (Arc::clone(edge), Arc::clone(front)),
+            in_turn,
+        ))
+        .layer(Extension(Arc::clone(front)))
+        .with_state(Arc::clone(edge))
+}
+
+/// What changes routes and gates comes one after the other. Whoever asks a process that has
+/// handed over while he waited is answered by the one that took over; only that one itself
+/// comes by another socket, and is answered here.
+async fn in_turn(
+    State((edge, front)): State<(Arc<Edge>, Arc<Front>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    let changes = request.method() == Method::POST
+        && (path == "/v1/routes" || path.starts_with("/v1/gates/"))
+        && path != "/v1/gates/quiesce";
+    let turn = match changes {
+        true => Some(edge.turn().await),
+        false => None,
+    };
+    let by_successor = request.extensions().get::<BySuccessor>().is_some();
+    if let Some(successor) = front.successor()
+        && !by_successor
+        && request.uri().path().starts_with("/v1/")
+    {
+        drop(turn);
+        return forward(&successor, request).await;
+    }
+    next.run(request).await
+}
+
+/// Marks what came by the socket that only a successor knows.
+#[derive(Debug, Clone, Copy)]
+pub struct BySuccessor;
+
+async fn forward(successor: &Client, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
+    let answered: Result<serde_json::Value, ErrorBody> = match head.method {
+        Method::GET => successor.get(&path, FORWARD_MAX).await,
+        method => {
+            let body = axum::body::to_bytes(body, REQUEST_BYTES_MAX).await;
+            let body = body.map_err(|error| error.to_string());
+            let value = body.and_then(|body| match body.is_empty() {
+                true => Ok(serde_json::Value::Null),
+                false => serde_json::from_slice(&body).map_err(|error| error.to_string()),
+            });
+            match (value, method) {
+                (Err(error), _) => Err(ErrorBody::new(ErrorCode::InvalidRequest, error)),
+                (Ok(value), Method::PUT) => successor.put(&path, &value, FORWARD_MAX).await,
+                (Ok(value), Method::DELETE) => successor.delete(&path, &value, FORWARD_MAX).await,
+                (Ok(value), _) => successor.post(&path, &value, FORWARD_MAX).await,
+            }
+        }
+    };
+    match answered {
+        Ok(value) => axum::Json(value).into_response(),
+        Err(error) => Failure(error).into_response(),
+    }
 }
 
 struct Failure(ErrorBody);
@@ -196,7 +157,15 @@ fn answer<T: Serialize>(value: T) -> Answer<T> {
 }
 
 async fn status(State(edge): State<Arc<Edge>>) -> Response {
-    axum::Json(edge.status()).into_response()
+    let mut status = edge.status();
+    for before in edge.predecessors().statuses().await {
+        status.predecessors.push(Predecessor {
+            pid: before.pid,
+            sessions: before.sessions,
+            parked: before.parked,
+        });
+    }
+    axum::Json(status).into_response()
 }
 
 async fn routes(State(edge): State<Arc<Edge>>) -> Response {
@@ -218,6 +187,7 @@ async fn route(
 async fn transact(State(edge): State<Arc<Edge>>, body: Bytes) -> Answer<TransactionReply> {
     let transaction: Transaction = parse(&body)?;
     let generation = edge.transact(&transaction)?;
+    edge.predecessors().transact(&transaction).await;
     answer(TransactionReply { generation })
 }
 
@@ -226,7 +196,9 @@ async fn pause(
     body: Bytes,
 ) -> Answer<flocker_api::gate::PauseReply> {
     let request: PauseRequest = parse(&body)?;
-    answer(edge.pause(&request)?)
+    let reply = edge.pause(&request)?;
+    edge.predecessors().pause(&request, reply.token).await;
+    answer(reply)
 }
 
 async fn quiesce(
@@ -234,7 +206,11 @@ async fn quiesce(
     body: Bytes,
 ) -> Answer<flocker_api::gate::QuiesceReply> {
     let request: QuiesceRequest = parse(&body)?;
-    answer(edge.quiesce(&request).await?)
+    let (mine, theirs) = tokio::join!(
+        edge.quiesce(&request),
+        edge.predecessors().quiesce(&request)
+    );
+    answer(predecessors::quiet(mine?, theirs))
 }
 
 async fn switch(
@@ -242,7 +218,9 @@ async fn switch(
     body: Bytes,
 ) -> Answer<flocker_api::gate::ResumeReply> {
     let request: SwitchRequest = parse(&body)?;
-    answer(edge.switch(&request)?)
+    let mut reply = edge.switch(&request)?;
+    edge.predecessors().switch(&request, &mut reply).await;
+    answer(reply)
 }
 
 async fn resume(
@@ -250,11 +228,67 @@ async fn resume(
     body: Bytes,
 ) -> Answer<flocker_api::gate::ResumeReply> {
     let request: ResumeRequest = parse(&body)?;
-    answer(edge.resume(&request)?)
+    let mut reply = edge.resume(&request)?;
+    edge.predecessors().resume(&request, &mut reply).await;
+    answer(reply)
+}
+
+async fn log(Extension(front): Extension<Arc<Front>>) -> Answer<LogFilter> {
+    let filter = front.log.filter();
+    answer(LogFilter { filter })
+}
+
+async fn set_log(
+    State(edge): State<Arc<Edge>>,
+    Extension(front): Extension<Arc<Front>>,
+    body: Bytes,
+) -> Answer<LogFilter> {
+    let request: LogFilter = parse(&body)?;
+    front
+        .log
+        .set(&request.filter)
+        .map_err(|error| ErrorBody::from_error(ErrorCode::InvalidRequest, &error))?;
+    drop(edge);
+    answer(request)
+}
+
+async fn reload(Extension(front): Extension<Arc<Front>>) -> Answer<ReloadReply> {
+    answer(order(&front, |reply| Order::Reload { reply }).await??)
+}
+
+async fn drain(Extension(front): Extension<Arc<Front>>, body: Bytes) -> Answer<()> {
+    let request: DrainRequest = parse(&body)?;
+    answer(order(&front, |reply| Order::Drain { request, reply }).await?)
+}
+
+async fn upgrade(Extension(front): Extension<Arc<Front>>, body: Bytes) -> Answer<UpgradeReply> {
+    let UpgradeRequest { binary } = parse(&body)?;
+    answer(order(&front, |reply| Order::Upgrade { binary, reply }).await??)
+}
+
+/// Gives an order to the process and waits until it is carried out.
+async fn order<A>(
+    front: &Front,
+    make: impl FnOnce(oneshot::Sender<A>) -> Order,
+) -> Result<A, Failure> {
+    let (reply, replied) = oneshot::channel();
+    let stopping = || {
+        Failure(ErrorBody::new(
+            ErrorCode::Unavailable,
+            "the edge is stopping, or has handed over",
+        ))
+    };
+    let sent = front.orders.send(make(reply)).await;
+    sent.map_err(|_| stopping())?;
+    replied.await.map_err(|_| stopping())
 }
 
 async fn show_metrics(State(edge): State<Arc<Edge>>) -> Response {
-    let text = metrics::encode(&edge);
+    // A million routes take their time, and others shall be answered meanwhile.
+    let text = tokio::task::spawn_blocking(move || metrics::encode(&edge)).await;
+    let Ok(text) = text else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

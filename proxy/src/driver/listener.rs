@@ -59,6 +59,19 @@ pub fn bind(
     Ok(sockets)
 }
 
+/// One more socket of an address that is ours already.
+///
+/// # Errors
+/// Names the address.
+pub fn share(address: SocketAddr, kind: ListenerKind) -> Result<Listener, BindError> {
+    let socket = open(address).map_err(|source| BindError { address, source })?;
+    Ok(Listener {
+        socket,
+        address,
+        kind,
+    })
+}
+
 fn probe(address: SocketAddr) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());

@@ -12,16 +12,24 @@
 //! | [`live`] | the published table |
 //! | [`access`] | the writer of the access log |
 //! | [`watch`] | health checks and names of upstreams |
-//! | [`admin`] | the admin API |
+//! | [`admin`], [`admin_sockets`] | the admin API, and where it is offered |
+//! | [`life`] | the process from its start to its end: signals, reloads, upgrades |
+//! | [`takeover`] | from one process to the next |
+//! | [`notify`], [`privileges`] | systemd; the user that it runs as |
 
 pub mod access;
 pub mod admin;
+pub mod admin_sockets;
 pub mod edge;
 pub mod h2;
+pub mod life;
 pub mod listener;
 pub mod live;
+pub mod notify;
 pub mod pool;
+pub mod privileges;
 pub mod relay;
+pub mod takeover;
 pub mod timers;
 pub mod watch;
 pub mod worker;

@@ -5,6 +5,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         atomic::{AtomicU16, Ordering},
@@ -17,13 +18,14 @@ use std::{
 use flocker_api::{
     ErrorBody,
     client::{Client, Endpoint},
-    edge::{EdgeStatus, RouteStatus, TransactionReply},
+    edge::{EdgeStatus, RouteStatus, TransactionReply, UpgradeReply, UpgradeRequest},
     gate::{
         HoldLimits, PauseReply, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply,
         ResumeRequest, Retarget, SwitchRequest, Token,
     },
     route::{OnMove, Operation, Route, RouteKey, Transaction},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempDir;
 
@@ -38,6 +40,8 @@ pub(crate) struct Edge {
     client: Client,
     ip: IpAddr,
     port: u16,
+    /// Processes that have taken over; they are not our children.
+    successors: Vec<u32>,
 }
 
 impl Edge {
@@ -48,6 +52,11 @@ impl Edge {
 
     /// With lines of the `[limits]` table and so many workers.
     pub(crate) fn start_with(limits: &str, workers: usize) -> Self {
+        Self::start_in(limits, workers, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_in(limits: &str, workers: usize, environment: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         // One address a process, a block of ports an edge: no two tests share any.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
@@ -69,6 +78,7 @@ impl Edge {
             .arg(&path)
             .stdin(Stdio::null())
             .env("FLOCKER_LOG", "warn")
+            .envs(environment.iter().copied())
             .spawn()
             .unwrap();
         let edge = Self {
@@ -78,6 +88,7 @@ impl Edge {
             client: Client::new(Endpoint::Unix(socket), "edge"),
             ip,
             port,
+            successors: Vec::new(),
         };
         eventually("the edge answers", || {
             edge.get::<EdgeStatus>("/v1/status").ok()
@@ -138,7 +149,33 @@ impl Edge {
         self.runtime.block_on(self.client.get(path, PATIENCE))
     }
 
-    fn post<Q: Serialize + Sync, A: DeserializeOwned>(
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("edge.toml")
+    }
+
+    /// A path in the folder of this test.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Hands over to a new process; its number.
+    pub(crate) fn upgrade(&mut self, binary: Option<PathBuf>) -> Result<u32, ErrorBody> {
+        let reply: UpgradeReply = self.post("/v1/upgrade", &UpgradeRequest { binary })?;
+        self.successors.push(reply.pid);
+        Ok(reply.pid)
+    }
+
+    pub(crate) fn put<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &Q,
+    ) -> Result<A, ErrorBody> {
+        self.runtime
+            .block_on(self.client.put(path, request, PATIENCE))
+    }
+
+    pub(crate) fn post<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         path: &str,
         request: &Q,
@@ -243,12 +280,21 @@ impl Edge {
 
     /// What `/metrics` says.
     pub(crate) fn metrics(&self) -> String {
-        let path = self.directory.path().join("edge.sock");
-        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        self.raw("/metrics")
+    }
+
+    /// The status of `/readyz`.
+    pub(crate) fn ready(&self) -> u16 {
+        let answer = self.raw("/readyz");
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn raw(&self, path: &str) -> String {
+        let socket = self.directory.path().join("edge.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n")
-            .unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
@@ -292,6 +338,16 @@ impl Drop for Edge {
         // Fails only if it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
+        for pid in &self.successors {
+            let ours = std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("flocker-proxy"));
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw)
+                && ours
+            {
+                // It may have ended just now.
+                kill_process(pid, Signal::KILL).unwrap_or_default();
+            }
+        }
     }
 }
 

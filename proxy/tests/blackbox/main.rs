@@ -19,6 +19,8 @@ mod http;
 #[cfg(test)]
 mod mix;
 #[cfg(test)]
+mod operation;
+#[cfg(test)]
 mod paths;
 #[cfg(test)]
 mod refused;
@@ -26,3 +28,5 @@ mod refused;
 mod relay;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod upgrade;

@@ -88,7 +88,7 @@ impl Edge {
     }
 
     /// Lets pauses lapse at their deadlines, whatever has become of who ordered them.
-    async fn keep_deadline(self: Arc<Self>, gates: Gates) {
+    pub(super) async fn keep_deadline(self: Arc<Self>, gates: Gates) {
         while let Some(next) = gates.iter().filter_map(|(_, gate)| gate.deadline()).min() {
             sleep_until(next.into()).await;
             let _one_at_a_time = self.lock();

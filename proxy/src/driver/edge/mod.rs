@@ -9,6 +9,8 @@
 
 mod error;
 mod gates;
+mod handover;
+pub mod predecessors;
 
 use std::{
     collections::HashSet,
@@ -21,15 +23,20 @@ use std::{
 use flocker_api::{
     edge::{EdgeStatus, ListenerKind, ListenerStatus, RouteStatus, RouteTable},
     gate::Token,
-    route::{Generation, Operation, RouteKey, Transaction},
+    route::{Generation, Operation, Route, RouteKey, Transaction},
 };
 use tokio::sync::Notify;
 
-pub use self::error::{EdgeError, StartError};
+use self::predecessors::Predecessors;
+pub use self::{
+    error::{EdgeError, StartError},
+    handover::Sockets,
+};
 use super::{
     access,
-    listener::{self, Listener},
+    listener::Listener,
     live::Live,
+    takeover::Inheritance,
     watch::Watch,
     worker::{Mail, Mailbox, Worker, deliver},
 };
@@ -37,7 +44,7 @@ use crate::{
     config::Config,
     logic::{
         balance::{Answer, Set},
-        gate::{Bell, Call, Gate},
+        gate::{Bell, Call},
         session::Table,
     },
     metrics::{Counters, Histogram},
@@ -58,6 +65,9 @@ pub struct Edge {
     started: Instant,
     change: Mutex<Change>,
     watch: Watch,
+    predecessors: Predecessors,
+    /// Verbs that change something come one after the other; see [`Edge::turn`].
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// What only verbs need.
@@ -66,6 +76,10 @@ struct Change {
     /// The newest token of any gate, also of those that are gone.
     token: Token,
     draining: bool,
+    /// Another process accepts in our place.
+    retired: bool,
+    /// The routes of the configuration file, as it was read last.
+    file_routes: Vec<Route>,
 }
 
 /// An edge that has lost a worker would go on taking its share of connections and serve none
@@ -95,7 +109,10 @@ impl Edge {
     ///
     /// # Errors
     /// Names the address that cannot be bound or the route that cannot be served.
-    pub fn start(config: Config) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), StartError> {
+    pub fn start(
+        config: Config,
+        inherited: Option<(&Inheritance, Sockets)>,
+    ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), StartError> {
         let live = Live::new(Table::new());
         let access = access::Handle::start(config.access.clone()).map_err(|source| {
             StartError::AccessLog {
@@ -133,18 +150,20 @@ impl Edge {
                 listeners: Vec::new(),
                 token: Token(0),
                 draining: false,
+                retired: false,
+                file_routes: Vec::new(),
             }),
+            predecessors: Predecessors::default(),
+            turn: tokio::sync::Mutex::new(()),
             config,
         });
-        edge.open_fixed_listeners()?;
-        let operations = edge.config.routes.iter().cloned();
-        let operations: Vec<_> = operations.map(|route| Operation::Add { route }).collect();
-        if !operations.is_empty() {
-            edge.transact(&Transaction {
-                against: None,
-                operations,
-            })?;
+        let (inheritance, mut sockets) = inherited.unzip();
+        let mut sockets = sockets.take().unwrap_or_default();
+        edge.open_fixed_listeners(&mut sockets)?;
+        if let Some(inheritance) = inheritance {
+            edge.inherit(inheritance, &mut sockets)?;
         }
+        edge.follow_file(&edge.config.routes)?;
         let mut threads = Vec::new();
         for (number, worker) in workers.into_iter().enumerate() {
             let thread = thread::Builder::new()
@@ -159,11 +178,11 @@ impl Edge {
         Ok((edge, threads))
     }
 
-    fn open_fixed_listeners(&self) -> Result<(), StartError> {
+    fn open_fixed_listeners(&self, inherited: &mut Sockets) -> Result<(), StartError> {
         let http = self.config.http.iter().map(|a| (*a, ListenerKind::Http));
         let https = self.config.https.iter().map(|a| (*a, ListenerKind::Https));
         for (address, kind) in http.chain(https) {
-            let sockets = listener::bind(address, kind, self.config.workers)?;
+            let sockets = inherited.take_or_bind(address, kind, self.config.workers)?;
             self.serve(&mut self.lock(), sockets);
         }
         Ok(())
@@ -205,11 +224,32 @@ impl Edge {
         !self.lock().draining
     }
 
+    /// Answers "not ready" from now on, but goes on accepting.
+    pub fn say_not_ready(&self) {
+        self.lock().draining = true;
+    }
+
+    /// Whoever changes something holds this while it does, so that predecessors hear of
+    /// changes in the same order and a takeover meets none half done.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// The processes before this one that still serve something.
+    #[must_use]
+    pub fn predecessors(&self) -> &Predecessors {
+        &self.predecessors
+    }
+
     /// The edge as a whole.
     #[must_use]
     pub fn status(&self) -> EdgeStatus {
         let table = self.live.load();
         let sum = |pick: fn(&Counters) -> u64| self.counters.iter().map(|c| pick(c)).sum();
+        let (listeners, draining) = {
+            let change = self.lock();
+            (change.listeners.clone(), change.draining)
+        };
         EdgeStatus {
             name: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,7 +259,10 @@ impl Edge {
             sessions: sum(|c| c.sessions.value()),
             parked: sum(|c| c.parked.value()),
             workers: self.config.workers,
-            listeners: self.lock().listeners.clone(),
+            listeners,
+            pid: std::process::id(),
+            draining,
+            predecessors: Vec::new(),
         }
     }
 
@@ -272,13 +315,19 @@ impl Edge {
     /// # Errors
     /// Names the generation, the route or the address that stands against it.
     pub fn transact(&self, transaction: &Transaction) -> Result<Generation, EdgeError> {
+        self.transact_with(transaction, &mut Sockets::default())
+    }
+
+    /// The same where some ports are bound already.
+    fn transact_with(
+        &self,
+        transaction: &Transaction,
+        inherited: &mut Sockets,
+    ) -> Result<Generation, EdgeError> {
         self.check_error_pages(transaction)?;
         let mut change = self.lock();
         let old = self.live.load();
-        let bell = &self.bell;
-        let new = old.apply(transaction, |_| {
-            Arc::new(Gate::new(Arc::clone(bell) as Arc<dyn Bell>))
-        })?;
+        let new = old.apply(transaction, |_| self.new_gate())?;
         let keys: HashSet<&RouteKey> = transaction.operations.iter().map(Operation::key).collect();
 
         let mut opened = Vec::new();
@@ -287,7 +336,10 @@ impl Edge {
                 && old.get(key).is_none()
                 && new.get(key).is_some()
             {
-                opened.append(&mut self.bind_port(port.get())?);
+                // Another process listens for us, if we are retired.
+                if !change.retired {
+                    opened.append(&mut self.bind_port(port.get(), inherited)?);
+                }
             }
         }
         let generation = new.generation();
@@ -371,18 +423,15 @@ impl Edge {
         &self.watch
     }
 
-    fn bind_port(&self, port: u16) -> Result<Vec<Listener>, EdgeError> {
+    fn bind_port(&self, port: u16, inherited: &mut Sockets) -> Result<Vec<Listener>, EdgeError> {
         if self.config.tcp.is_empty() {
             return Err(EdgeError::NoTcpAddress(port));
         }
         let mut opened = Vec::new();
         for ip in &self.config.tcp {
             let address = SocketAddr::new(*ip, port);
-            opened.append(&mut listener::bind(
-                address,
-                ListenerKind::Tcp,
-                self.config.workers,
-            )?);
+            let workers = self.config.workers;
+            opened.append(&mut inherited.take_or_bind(address, ListenerKind::Tcp, workers)?);
         }
         Ok(opened)
     }
@@ -391,7 +440,11 @@ impl Edge {
     fn serve(&self, change: &mut Change, sockets: Vec<Listener>) {
         for (index, socket) in sockets.into_iter().enumerate() {
             let worker = index % self.config.workers;
-            if worker == 0 {
+            let known = change
+                .listeners
+                .iter()
+                .any(|listener| listener.address == socket.address);
+            if !known {
                 change.listeners.push(ListenerStatus {
                     address: socket.address,
                     kind: socket.kind,

@@ -19,6 +19,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -83,7 +84,18 @@ pub enum Mail {
     Forget(Vec<SocketAddr>),
     /// Accept nothing more, and stop when nothing is left or at this time.
     Drain(Instant),
+    /// Another process accepts: the same, but who is idle may send another request.
+    Retire(Instant),
+    /// Duplicates of its listening sockets, for another process.
+    Lend(mpsc::Sender<Vec<Lent>>),
+    /// Other limits from now on.
+    Limits(Box<WorkerLimits>),
+    /// Whether it still turns.
+    Ping(mpsc::Sender<()>),
 }
+
+/// A duplicate of a listening socket.
+pub type Lent = (SocketAddr, ListenerKind, OwnedFd);
 
 /// Sends mail to a worker.
 #[derive(Debug, Clone)]
@@ -320,8 +332,7 @@ impl Worker {
             match mail {
                 Mail::Listen(listener) => self.listen(listener),
                 Mail::Unlisten(address, done) => {
-                    self.listeners
-                        .retain(|_, listener| listener.address != address);
+                    self.close_listeners(|listener| listener.address == address);
                     if done.send(()).is_err() {
                         tracing::debug!(%address, "nobody waited for a listener to close");
                     }
@@ -343,15 +354,62 @@ impl Worker {
                     self.drain_until = Some(until);
                     // Who is in the queue has been promised a connection.
                     self.accept();
-                    self.listeners.clear();
+                    self.close_listeners(|_| true);
                     for upstream in self.pool.clear() {
                         self.close_upstream(upstream);
                     }
                     self.timers.set(until, Alarm::Sweep);
                     self.tell_all(Event::Drain);
                 }
+                Mail::Retire(until) => {
+                    self.drain_until = Some(until);
+                    // Who is in the queue gets a connection from the other process.
+                    self.close_listeners(|_| true);
+                    self.timers.set(until, Alarm::Sweep);
+                    self.tell_all(Event::Retire);
+                }
+                Mail::Lend(lend) => {
+                    let lent: Vec<Lent> = self.lend();
+                    if lend.send(lent).is_err() {
+                        tracing::debug!("nobody waited for the sockets");
+                    }
+                }
+                Mail::Limits(limits) => self.limits = *limits,
+                Mail::Ping(pong) => {
+                    if pong.send(()).is_err() {
+                        tracing::debug!("nobody waited for a sign of life");
+                    }
+                }
             }
         }
+    }
+
+    /// Another process may hold the same sockets: closing ours does not take them out of our
+    /// epoll, so it is said (epoll(7), "Will closing a file descriptor cause it to be removed").
+    fn close_listeners(&mut self, closes: impl Fn(&Accepting) -> bool) {
+        let poll = &self.poll;
+        self.listeners.retain(|_, listener| {
+            if !closes(listener) {
+                return true;
+            }
+            if let Err(error) = poll.registry().deregister(&mut listener.socket) {
+                tracing::debug!(address = %listener.address, %error, "a listener is gone already");
+            }
+            false
+        });
+    }
+
+    fn lend(&self) -> Vec<Lent> {
+        let duplicates = self.listeners.iter().filter_map(|(_, listener)| {
+            match listener.socket.as_fd().try_clone_to_owned() {
+                Ok(socket) => Some((listener.address, listener.kind, socket)),
+                Err(error) => {
+                    tracing::error!(address = %listener.address, %error, "cannot lend a listener");
+                    None
+                }
+            }
+        });
+        duplicates.collect()
     }
 
     fn tell_all(&mut self, event: Event<'_>) {

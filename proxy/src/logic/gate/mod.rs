@@ -51,7 +51,7 @@ use std::sync::{
 
 pub use self::{
     place::{Admission, Claim, Entry, Place},
-    terms::{Bell, Call, GateError, HoldCounts, HoldSummary, Quiet, Refusal, Seat, Visitor},
+    terms::{Bell, Call, GateError, HoldCounts, HoldSummary, Pause, Quiet, Refusal, Seat, Visitor},
 };
 
 /// The bit of [`Gate::word`] that stops admission; the bits below it count what is in flight.
@@ -442,6 +442,44 @@ impl Gate {
             lapses_in_ms: paused
                 .map(|(deadline, _)| millis(deadline.saturating_duration_since(now))),
             limits: paused.map(|(_, limits)| limits),
+        }
+    }
+
+    /// What another process must know of it, unless it was never paused: the newest token,
+    /// and a pause that is under way.
+    #[must_use]
+    pub fn bequeath(&self, now: Instant) -> Option<(Token, Option<Pause>)> {
+        let inner = self.lock();
+        if inner.token == Token(0) {
+            return None;
+        }
+        let paused = match inner.phase {
+            Phase::Paused {
+                since,
+                deadline,
+                limits,
+            } => Some(Pause {
+                for_ms: millis(now.saturating_duration_since(since)),
+                left_ms: millis(deadline.saturating_duration_since(now)),
+                limits,
+            }),
+            Phase::Open | Phase::Draining { .. } | Phase::Removed => None,
+        };
+        Some((inner.token, paused))
+    }
+
+    /// Goes on where the gate of another process was.
+    pub fn inherit(&self, token: Token, paused: Option<&Pause>, now: Instant) {
+        let mut inner = self.lock();
+        inner.token = inner.token.max(token);
+        if let Some(pause) = paused {
+            let ms = Duration::from_millis;
+            inner.phase = Phase::Paused {
+                since: now.checked_sub(ms(pause.for_ms)).unwrap_or(now),
+                deadline: now + ms(pause.left_ms.min(HOLD_MS_MAX)),
+                limits: pause.limits,
+            };
+            self.word.fetch_or(CLOSED, Ordering::AcqRel);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use flocker_api::gate::Token;
+use flocker_api::gate::{HoldLimits, Token};
+use serde::{Deserialize, Serialize};
 
 /// Where a parked session lives, so that it can be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,17 @@ pub enum GateError {
         /// The newest seen.
         current: Token,
     },
+}
+
+/// A pause under way, as another process must know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Since when, in ms.
+    pub for_ms: u64,
+    /// When it lapses, in ms from now.
+    pub left_ms: u64,
+    /// Its limits.
+    pub limits: HoldLimits,
 }
 
 /// What one pause was like; becomes a `HoldReport`.

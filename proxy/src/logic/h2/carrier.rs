@@ -84,7 +84,7 @@ impl Carrier {
                 State::Leaving { until } if cx.now >= until => self.close(cx),
                 _ => {}
             },
-            Event::Drain => self.leave(cx),
+            Event::Drain | Event::Retire => self.leave(cx),
             Event::Eof(_) | Event::Broken(_) | Event::Unwritable(_) => self.close(cx),
             _ => {}
         }

@@ -118,6 +118,8 @@ pub enum Event<'a> {
     Wake(Ticket),
     /// The edge is about to stop: end when it is convenient.
     Drain,
+    /// Another process takes new connections: serve what comes, but ask for no more of it.
+    Retire,
     /// The deadline has passed.
     Timer,
 }

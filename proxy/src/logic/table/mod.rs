@@ -160,6 +160,12 @@ impl<G: Clone> RouteTable<G> {
         self.generation
     }
 
+    /// The same routes as another generation: one that another process had come to.
+    #[must_use]
+    pub fn at_generation(self, generation: Generation) -> Self {
+        Self { generation, ..self }
+    }
+
     /// Number of routes.
     #[must_use]
     pub fn len(&self) -> usize {

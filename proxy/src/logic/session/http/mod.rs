@@ -136,7 +136,7 @@ impl Session {
 
     /// See [`super::Session::handle`].
     pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
-        if let Event::Drain = event {
+        if let Event::Drain | Event::Retire = event {
             self.draining = true;
         }
         let state = std::mem::replace(&mut self.state, State::Closed { _admission: None });
