@@ -10,6 +10,7 @@ use std::{
 };
 
 use flocker_api::{
+    agent::LeasePolicy,
     client::Endpoint,
     config::{ConfigError, load},
     name::{EdgeName, NodeName},
@@ -67,11 +68,15 @@ pub struct Limits {
     pub transfer: Duration,
     /// Longest pause between two attempts at something that fails.
     pub retry_max: Duration,
+    /// How long a node's lease holds; it is renewed each third of this.
+    pub lease_ttl: Duration,
+    /// What a node does when its lease runs out.
+    pub lease_policy: LeasePolicy,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        (&LimitsFile::default()).into()
+        LimitsFile::default().with(&LeaseFile::default())
     }
 }
 
@@ -101,6 +106,24 @@ struct File {
     edge: Vec<EdgeFile>,
     #[serde(default)]
     limits: LimitsFile,
+    #[serde(default)]
+    lease: LeaseFile,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LeaseFile {
+    ttl_ms: u64,
+    policy: LeasePolicy,
+}
+
+impl Default for LeaseFile {
+    fn default() -> Self {
+        Self {
+            ttl_ms: 10_000,
+            policy: LeasePolicy::Advisory,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,19 +178,19 @@ impl Default for LimitsFile {
     }
 }
 
-impl From<&LimitsFile> for Limits {
-    fn from(file: &LimitsFile) -> Self {
-        Self {
-            poll: Duration::from_millis(file.poll_ms),
-            call: Duration::from_millis(file.call_ms),
-            work: Duration::from_millis(file.work_ms),
-            transfer: Duration::from_millis(file.transfer_ms),
-            retry_max: Duration::from_millis(file.retry_ms_max),
+impl LimitsFile {
+    fn with(&self, lease: &LeaseFile) -> Limits {
+        Limits {
+            poll: Duration::from_millis(self.poll_ms),
+            call: Duration::from_millis(self.call_ms),
+            work: Duration::from_millis(self.work_ms),
+            transfer: Duration::from_millis(self.transfer_ms),
+            retry_max: Duration::from_millis(self.retry_ms_max),
+            lease_ttl: Duration::from_millis(lease.ttl_ms),
+            lease_policy: lease.policy,
         }
     }
-}
 
-impl LimitsFile {
     fn check(&self) -> Result<(), String> {
         let values = [
             ("poll_ms", self.poll_ms),
@@ -186,6 +209,9 @@ impl LimitsFile {
 impl File {
     fn check(self) -> Result<Config, String> {
         self.limits.check()?;
+        if self.lease.ttl_ms < 1_000 {
+            return Err("lease.ttl_ms must be at least 1000".to_owned());
+        }
         if self.node.is_empty() {
             return Err("at least one [[node]] is needed".to_owned());
         }
@@ -240,7 +266,7 @@ impl File {
             tls: self.tls,
             store: self.store.path,
             topology,
-            limits: (&self.limits).into(),
+            limits: self.limits.with(&self.lease),
         })
     }
 }
@@ -276,6 +302,8 @@ mod tests {
         let secure = "[[edge]]\nname = 'e'\nnode = 'n1'\nadmin = '10.0.0.1:2'\ntls = true\n";
         assert!(message(&format!("{n1}{secure}")).contains("write [tls]"));
         assert!(message(&format!("{n1}[limits]\npoll_ms = 0\n")).contains("limits.poll_ms"));
+        assert!(message(&format!("{n1}[lease]\nttl_ms = 5\n")).contains("lease.ttl_ms"));
+        assert!(message(&format!("{n1}[lease]\npolicy = 'firm'\n")).contains("`advisory`"));
         assert!(message(&format!("{n1}[limits]\npol_ms = 5\n")).contains("pol_ms"));
     }
 }

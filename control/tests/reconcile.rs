@@ -299,3 +299,24 @@ async fn an_app_that_runs_and_is_not_ready_yet_does_not_count_as_serving() {
     let reason = status.reason.unwrap_or_default();
     assert!(reason.contains("not ready yet"), "{reason}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_node_is_confirmed_with_the_volumes_that_are_its() {
+    let (cluster, control) = serving().await;
+    let owned = |node: &str| {
+        let world = cluster.world.lock();
+        let owned = &world.nodes[&node_name(node)].owned;
+        owned.iter().map(|one| one.epoch).collect::<Vec<_>>()
+    };
+    let confirmed = async {
+        while owned("n1") != [Epoch(1)] {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    let ttl = std::time::Duration::from_secs(10);
+    tokio::time::timeout(ttl, confirmed)
+        .await
+        .expect("a lease names the volume");
+    assert_eq!(owned("n2"), []);
+    drop(control);
+}

@@ -16,7 +16,7 @@ use flocker_api::{
 };
 use serde::Deserialize;
 
-use crate::driver::{transport::TransferLimits, volumes::StorageConfig};
+use crate::driver::{fence::FenceConfig, transport::TransferLimits, volumes::StorageConfig};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -35,6 +35,10 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// The node's certificate; without it everything is plain TCP.
     pub tls: Option<Files>,
+    /// Where an enforced lease is written down, so that an agent started again keeps it.
+    pub lease: PathBuf,
+    /// A watchdog device to pet while all is well.
+    pub watchdog: Option<PathBuf>,
     /// Every limit.
     pub limits: Limits,
 }
@@ -80,6 +84,8 @@ pub struct Limits {
     pub space_margin_bytes: u64,
     /// Lines of an app's output that go into an error about it.
     pub log_lines: usize,
+    /// How much of a lease is kept for fencing, in ms.
+    pub fence_margin_ms: u64,
     /// How long a transfer may take to connect to its peer, in ms.
     pub transfer_connect_ms: u64,
     /// How long a transfer's peer may be silent, heartbeats included, in ms.
@@ -105,6 +111,7 @@ impl Default for Limits {
             shutdown_ms: 20_000,
             space_margin_bytes: 16 << 20,
             log_lines: 20,
+            fence_margin_ms: 2_000,
             transfer_connect_ms: 2_000,
             transfer_silence_ms: 10_000,
             transfer_heartbeat_ms: 2_000,
@@ -153,7 +160,16 @@ struct File {
     runtime: Runtime,
     tls: Option<Files>,
     #[serde(default)]
+    fence: FenceFile,
+    #[serde(default)]
     limits: Limits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FenceFile {
+    lease: Option<PathBuf>,
+    watchdog: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -221,6 +237,19 @@ impl Config {
         })
     }
 
+    /// What the node's fence needs to know.
+    #[must_use]
+    pub fn fence(&self) -> FenceConfig {
+        FenceConfig {
+            node: self.node.clone(),
+            storage: self.storage.clone(),
+            lease: self.lease.clone(),
+            watchdog: self.watchdog.clone(),
+            margin: Duration::from_millis(self.limits.fence_margin_ms),
+            kill: self.limits.kill(),
+        }
+    }
+
     /// Where a volume of this name is mounted when it is.
     #[must_use]
     pub fn mount_path(&self, name: &VolumeName) -> PathBuf {
@@ -231,16 +260,22 @@ impl Config {
 /// Where a volume of this name is mounted when it is.
 #[must_use]
 pub fn mount_path(storage: &StorageConfig, name: &VolumeName) -> PathBuf {
+    mounts(storage).join(name.as_str())
+}
+
+/// The folder in which volumes appear.
+#[must_use]
+pub fn mounts(storage: &StorageConfig) -> PathBuf {
     match storage {
         StorageConfig::Zfs { mount_root, .. }
         | StorageConfig::Directory {
             mount_root: Some(mount_root),
             ..
-        } => mount_root.join(name.as_str()),
+        } => mount_root.clone(),
         StorageConfig::Directory {
             root,
             mount_root: None,
-        } => root.join("mounts").join(name.as_str()),
+        } => root.join("mounts"),
     }
 }
 
@@ -259,6 +294,18 @@ impl File {
                 self.replication.listen
             ));
         }
+        let file = || {
+            format!(
+                "/run/flocker/{}-{}.lease",
+                self.node,
+                self.api.listen.port()
+            )
+        };
+        let lease = self.fence.lease.unwrap_or_else(|| file().into());
+        absolute("fence.lease", &lease)?;
+        if let Some(path) = &self.fence.watchdog {
+            absolute("fence.watchdog", path)?;
+        }
         for (key, path) in self.tls.iter().flat_map(Files::named) {
             absolute(&format!("tls.{key}"), path)?;
         }
@@ -270,6 +317,8 @@ impl File {
             storage: self.storage.check()?,
             runtime: self.runtime.check()?,
             tls: self.tls,
+            lease,
+            watchdog: self.fence.watchdog,
             limits: self.limits.check()?,
         })
     }
@@ -324,6 +373,7 @@ impl Limits {
             ("pre_stop_ms", self.pre_stop_ms),
             ("kill_ms", self.kill_ms),
             ("scrape_ms", self.scrape_ms),
+            ("fence_margin_ms", self.fence_margin_ms),
             ("transfer_connect_ms", self.transfer_connect_ms),
             ("transfer_heartbeat_ms", self.transfer_heartbeat_ms),
             ("transfer_stall_ms", self.transfer_stall_ms),
@@ -410,6 +460,7 @@ mod tests {
                 socket: "/run/docker.sock".into()
             }
         );
+        assert_eq!(config.lease, Path::new("/run/flocker/n1-7410.lease"));
         let directory = GOOD.replace(
             r#"kind = "zfs", pool = "tank""#,
             r#"kind = "directory", root = "/srv/volumes""#,
@@ -445,6 +496,11 @@ mod tests {
                 "limits.kill_ms",
             ),
             ("node =", "limits = { kill = 1 }\nnode =", "kill"),
+            (
+                "node =",
+                "fence = { watchdog = 'watchdog' }\nnode =",
+                "fence.watchdog",
+            ),
             (
                 "node =",
                 "tls = { ca = '/ca', certificate = 'x', key = '/key' }\nnode =",

@@ -10,6 +10,7 @@ use flocker_storage_agent::{
     driver::{
         admin,
         containers::{Containers, Parts},
+        fence::Fence,
         runtime::{Docker, Process, Runtime, docker::DockerConfig, process::ProcessConfig},
         transport::Link,
         volumes::{Volumes, serve_replication},
@@ -89,13 +90,15 @@ fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the agent's threads")?;
-    let ended = runtime.block_on(serve(config));
+    let fence = Fence::start(config.fence()).context("cannot start the fence")?;
+    let ended = runtime.block_on(serve(config, fence.clone()));
     // What still runs beyond its limit is cut off; it is repeated when control asks again.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    fence.end();
     ended
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, fence: Fence) -> anyhow::Result<()> {
     let node = &config.node;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -122,6 +125,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         limits: config.limits.clone(),
         runtime,
         volumes: volumes.clone(),
+        fence,
     });
     tracing::info!(%node, api = %api.local_addr()?, replication = %replication_address, "serving");
 

@@ -3,11 +3,11 @@
 //! Counters and histograms are kept as verbs run; what is a state (volumes, containers) is
 //! asked at each scrape, so that it cannot be wrong.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    agent::ReplicateReply,
+    agent::{FencePhase, LeasePolicy, LeaseStatus, ReplicateReply},
     container::{ContainerState, ContainerStatus},
     volume::VolumeStatus,
 };
@@ -79,6 +79,8 @@ pub struct Observed {
     pub available_bytes: Option<u64>,
     /// Our containers on this node, unless the runtime did not answer.
     pub containers: Option<Vec<ContainerStatus>>,
+    /// The node's lease.
+    pub lease: Option<LeaseStatus>,
 }
 
 impl Metrics {
@@ -169,6 +171,7 @@ impl Metrics {
         );
         register_volumes(&mut all, observed);
         register_containers(&mut all, observed);
+        register_lease(&mut all, observed);
         let mut text = String::new();
         // Writing to a string cannot fail; a half-written scrape would be refused anyway.
         let _written = encode(&mut text, &all);
@@ -233,6 +236,37 @@ fn register_containers(all: &mut Registry, observed: &Observed) {
     );
 }
 
+fn register_lease(all: &mut Registry, observed: &Observed) {
+    let Some(lease) = &observed.lease else {
+        return;
+    };
+    let enforced = lease.policy == Some(LeasePolicy::Enforced);
+    all.register(
+        "lease_enforced",
+        "Whether the node fences itself when its lease runs out",
+        gauge(i64::from(enforced)),
+    );
+    let remaining = Gauge::<f64, AtomicU64>::default();
+    remaining.set(Duration::from_millis(lease.remaining_ms).as_secs_f64());
+    all.register(
+        "lease_remaining_seconds",
+        "Time until the lease runs out; 0 when it has, or there is none",
+        remaining,
+    );
+    all.register(
+        "fenced",
+        "Whether the node is fencing itself or fenced",
+        gauge(i64::from(lease.fence != FencePhase::Guarding)),
+    );
+    let fences = Counter::<u64>::default();
+    fences.inc_by(lease.fences);
+    all.register(
+        "fences",
+        "How often the node has fenced itself since the agent started",
+        fences,
+    );
+}
+
 fn gauge(value: i64) -> Gauge {
     let gauge = Gauge::default();
     gauge.set(value);
@@ -270,6 +304,7 @@ mod tests {
             }]),
             available_bytes: Some(9),
             containers: None,
+            lease: None,
         };
         let text = metrics.text(&observed);
         for line in [

@@ -17,14 +17,18 @@
 //! | `POST /v1/containers/{app}/pre-stop` | [`EpochRequest`] | `{}` |
 //! | `POST /v1/containers/{app}/stop` | [`EpochRequest`] | [`StopReply`] |
 //! | `DELETE /v1/containers/{app}` | [`EpochRequest`] | `{}` |
+//! | `GET /v1/lease` | | [`LeaseStatus`] |
+//! | `PUT /v1/lease` | [`LeaseRequest`] | [`LeaseStatus`] |
 //! | `GET /metrics`, `/healthz` | | text |
 //!
 //! An epoch older than the volume's own is refused with `stale_epoch`; a start under an epoch
-//! for which the volume is not the local primary with `not_primary`.
+//! for which the volume is not the local primary with `not_primary`. A node whose enforced lease
+//! has run out starts, creates and promotes nothing: `unavailable`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     container::{ContainerSpec, ContainerStatus},
@@ -51,6 +55,9 @@ pub struct NodeStatus {
     pub volumes: Vec<VolumeStatus>,
     /// Our containers on it.
     pub containers: Vec<ContainerStatus>,
+    /// Its lease, and whether it has fenced itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseStatus>,
 }
 
 /// A node's storage.
@@ -225,4 +232,82 @@ pub struct Handshake {
     pub epoch: Epoch,
     /// The sender's role; only a primary replicates.
     pub role: Role,
+}
+
+/// What a node does when its lease runs out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeasePolicy {
+    /// It goes on: nobody takes over by himself, so stopping would help nobody.
+    #[default]
+    Advisory,
+    /// It fences itself: kills its containers, makes its volumes read-only, unmounts them.
+    Enforced,
+}
+
+/// A reading of a node's own clock. A grant counts from a reading and not from its arrival, so
+/// one that was long on its way, or lay unread in a frozen node, grants nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseStamp {
+    /// Which run of the agent read it: another run's reading is no good.
+    pub incarnation: Uuid,
+    /// Time since the node's boot, suspended time included, in ms (`CLOCK_BOOTTIME`).
+    pub clock_ms: u64,
+}
+
+/// Confirms a node: until the stamp plus the ttl, less the agent's margin, it may run what it
+/// runs. Whoever grants must take nothing over before the time of sending plus the ttl has passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// From a [`LeaseStatus`] that was asked for just before.
+    pub stamp: LeaseStamp,
+    /// How long the lease holds, in ms.
+    pub ttl_ms: u64,
+    /// What the node does when it runs out.
+    pub policy: LeasePolicy,
+    /// The volumes whose primary the node is, by the store. Those that were read-only since the
+    /// agent started are made writable again.
+    #[serde(default)]
+    pub volumes: Vec<OwnedVolume>,
+}
+
+/// A volume whose primary a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnedVolume {
+    /// Which.
+    pub id: VolumeId,
+    /// Under which epoch.
+    pub epoch: Epoch,
+}
+
+/// A node's lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The node's clock now, for the next grant.
+    pub stamp: LeaseStamp,
+    /// What it does when the lease runs out; `None` while nobody has granted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<LeasePolicy>,
+    /// How long the lease still holds, in ms; 0 when it has run out or there is none.
+    pub remaining_ms: u64,
+    /// What the node's fence is doing.
+    pub fence: FencePhase,
+    /// How often the node has fenced itself since the agent started.
+    pub fences: u64,
+}
+
+/// What a node's fence is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FencePhase {
+    /// It watches the lease.
+    #[default]
+    Guarding,
+    /// The lease has run out: it kills containers and takes volumes away.
+    Fencing,
+    /// Nothing runs and nothing is writable.
+    Fenced,
 }

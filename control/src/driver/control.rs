@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use super::{
     context::{Claim, Context},
     executor::{self, stale_token},
-    observer, reconciler,
+    leases, observer, reconciler,
 };
 use crate::{
     error::Refusal,
@@ -74,6 +74,7 @@ impl Control {
     /// Observes and reconciles from now on.
     pub fn start(self: &Arc<Self>) {
         self.spawn(observer::run(Arc::clone(&self.context)));
+        self.spawn(leases::run(Arc::clone(&self.context)));
         // The reconciler needs us to begin moves; it must not keep us alive.
         self.spawn(reconciler::run(Arc::clone(self)));
     }

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::{
-        CreateContainer, CreateVolume, EpochRequest, NodeStatus, PreflightReply, PreflightRequest,
-        ReplicateReply, ReplicateRequest, StartReply, StopReply,
+        CreateContainer, CreateVolume, EpochRequest, LeaseRequest, LeaseStatus, NodeStatus,
+        PreflightReply, PreflightRequest, ReplicateReply, ReplicateRequest, StartReply, StopReply,
     },
     client::{Client, Endpoint},
     container::{ContainerSpec, ContainerStatus, Probe},
@@ -202,6 +202,24 @@ impl Peers {
     /// The agent's, or why there is no answer; so for all methods.
     pub async fn node_status(&self, node: &NodeName) -> Answer<NodeStatus> {
         self.ask(agent(node), "/v1/status").await
+    }
+
+    /// A node's lease.
+    ///
+    /// # Errors
+    /// As [`Self::node_status`].
+    pub async fn lease(&self, node: &NodeName) -> Answer<LeaseStatus> {
+        self.ask(agent(node), "/v1/lease").await
+    }
+
+    /// Grants a node a lease.
+    ///
+    /// # Errors
+    /// As [`Self::node_status`].
+    pub async fn grant(&self, node: &NodeName, request: &LeaseRequest) -> Answer<LeaseStatus> {
+        let path = "/v1/lease".to_owned();
+        self.send(agent(node), Method::Put, path, request, self.limits.call)
+            .await
     }
 
     /// What stands against running an app on a node.

@@ -3,9 +3,9 @@
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::{
-        CreateContainer, CreateVolume, EpochRequest, NodeStatus, PreflightReply, ReplicateReply,
-        ReplicateRequest, RuntimeKind, RuntimeStatus, StartReply, StopReply, StorageKind,
-        StorageStatus,
+        CreateContainer, CreateVolume, EpochRequest, FencePhase, LeaseRequest, LeaseStamp,
+        LeaseStatus, NodeStatus, PreflightReply, ReplicateReply, ReplicateRequest, RuntimeKind,
+        RuntimeStatus, StartReply, StopReply, StorageKind, StorageStatus,
     },
     container::{ContainerState, ContainerStatus},
     name::{AppName, NodeName, VolumeId},
@@ -32,6 +32,12 @@ pub(super) fn answer(
     let parts: Vec<_> = request.path.trim_start_matches("/v1/").split('/').collect();
     match (request.method, &parts[..]) {
         (Method::Get, ["status"]) => write(status(name, node)),
+        (Method::Get, ["lease"]) => write(lease()),
+        (Method::Put, ["lease"]) => {
+            let request: LeaseRequest = read(request)?;
+            node.owned = request.volumes;
+            write(lease())
+        }
         (Method::Post, ["preflight"]) => write(PreflightReply {
             problems: node.objections.clone(),
         }),
@@ -88,6 +94,20 @@ pub(super) fn answer(
     }
 }
 
+/// A node that never fences itself.
+fn lease() -> LeaseStatus {
+    LeaseStatus {
+        stamp: LeaseStamp {
+            incarnation: uuid::Uuid::nil(),
+            clock_ms: 0,
+        },
+        policy: None,
+        remaining_ms: 0,
+        fence: FencePhase::Guarding,
+        fences: 0,
+    }
+}
+
 fn status(name: &NodeName, node: &Node) -> NodeStatus {
     NodeStatus {
         node: name.clone(),
@@ -112,6 +132,7 @@ fn status(name: &NodeName, node: &Node) -> NodeStatus {
             .map(|(id, copy)| volume_status(*id, copy))
             .collect(),
         containers: node.containers.values().map(container_status).collect(),
+        lease: Some(lease()),
     }
 }
 

@@ -156,6 +156,7 @@ impl Cluster {
                 copies: std::collections::BTreeMap::new(),
                 containers: std::collections::BTreeMap::new(),
                 objections: Vec::new(),
+                owned: Vec::new(),
             };
             inner.nodes.insert(node_name(name), node);
         }

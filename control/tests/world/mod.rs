@@ -24,6 +24,7 @@ use std::{
 
 use flocker_api::{
     ErrorBody, ErrorCode,
+    agent::OwnedVolume,
     container::{ContainerSpec, ContainerState},
     gate::Token,
     name::{AppName, EdgeName, NodeName, VolumeId, VolumeName},
@@ -114,6 +115,8 @@ pub struct Node {
     pub containers: BTreeMap<AppName, Container>,
     /// What its preflight objects to.
     pub objections: Vec<String>,
+    /// The volumes of its last lease.
+    pub owned: Vec<OwnedVolume>,
 }
 
 pub struct Copy {

@@ -24,8 +24,8 @@ use axum::{
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::{
-        CreateContainer, CreateVolume, EpochRequest, NodeStatus, PreflightReply, PreflightRequest,
-        ReplicateRequest, StopReply,
+        CreateContainer, CreateVolume, EpochRequest, LeaseRequest, LeaseStatus, NodeStatus,
+        PreflightReply, PreflightRequest, ReplicateRequest, StopReply,
     },
     name::{AppName, VolumeId},
     tls::Listener,
@@ -34,7 +34,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{containers::Containers, preflight};
+use super::{confirm::Confirmations, containers::Containers, preflight};
 use crate::metrics::{Metrics, Observed};
 
 /// All that the API needs.
@@ -44,6 +44,7 @@ pub struct Agent {
     metrics: Metrics,
     /// Where replication streams are taken.
     replication: SocketAddr,
+    confirmations: Confirmations,
     /// Held by each verb that runs; gone when the agent is about to end.
     running: Mutex<Option<mpsc::Sender<()>>>,
 }
@@ -68,9 +69,11 @@ pub async fn serve(
     let agent = Arc::new(Agent {
         metrics: Metrics::new(node.to_string()),
         replication,
+        confirmations: Confirmations::default(),
         running: Mutex::new(Some(sender)),
         containers: containers.clone(),
     });
+    agent.take_up().await;
     let app = router(Arc::clone(&agent), limits.body_bytes_max);
     let stop = {
         let agent = Arc::clone(&agent);
@@ -116,6 +119,7 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
         .route("/v1/containers/{app}/start", post(start))
         .route("/v1/containers/{app}/pre-stop", post(pre_stop))
         .route("/v1/containers/{app}/stop", post(stop))
+        .route("/v1/lease", get(lease).put(renew))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || {
@@ -133,6 +137,34 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
 }
 
 impl Agent {
+    /// Learns what a former agent has left: containers that run, primaries that do not.
+    async fn take_up(&self) {
+        let (_, _, _, _, volumes) = self.containers.parts();
+        // Each look at the node's status sees to it again.
+        if let Err(error) = self.containers.list().await {
+            tracing::warn!(%error, "the fence does not know yet what runs");
+        }
+        if let Err(error) = self.confirmations.seal(volumes).await {
+            let error = flocker_api::error::chain(&error);
+            tracing::error!(error, "volumes were not set read-only");
+        }
+    }
+
+    /// Takes a grant; what it confirms becomes writable if it is not.
+    async fn renew(&self, request: &LeaseRequest) -> Result<LeaseStatus, ErrorBody> {
+        let (_, _, _, _, volumes) = self.containers.parts();
+        let fence = self.containers.fence();
+        let status = fence.renew(request)?;
+        // A fence that is still at it would take away again what is given now.
+        if fence.permit().is_ok() {
+            let owned = &request.volumes;
+            self.confirmations
+                .confirm(volumes, owned, status.fences)
+                .await?;
+        }
+        Ok(status)
+    }
+
     /// Runs a verb to its end, whoever goes away meanwhile.
     async fn run<T, F>(self: Arc<Self>, verb: &'static str, work: F) -> Response
     where
@@ -151,7 +183,7 @@ impl Agent {
             agent.metrics.verb(verb, took, &result);
             match &result {
                 // Asked every second by whoever watches.
-                Ok(_) if matches!(verb, "status" | "volume") => {
+                Ok(_) if matches!(verb, "status" | "volume" | "lease") => {
                     tracing::debug!(verb, ?took, "done");
                 }
                 Ok(_) => tracing::info!(verb, ?took, "done"),
@@ -244,6 +276,7 @@ async fn status(State(agent): Shared) -> Response {
                 runtime,
                 volumes: volumes.list().await?,
                 containers: found,
+                lease: Some(containers.fence().status()),
             })
         })
         .await
@@ -260,11 +293,24 @@ async fn preflight(State(agent): Shared, request: Body) -> Response {
         .await
 }
 
+async fn lease(State(agent): Shared) -> Response {
+    Json(agent.containers.fence().status()).into_response()
+}
+
+async fn renew(State(agent): Shared, request: Body) -> Response {
+    let request: LeaseRequest = parse!(agent, "lease", body(request));
+    let work = Arc::clone(&agent);
+    agent
+        .run("lease", async move { work.renew(&request).await })
+        .await
+}
+
 async fn create_volume(State(agent): Shared, request: Body) -> Response {
     let request: CreateVolume = parse!(agent, "create-volume", body(request));
     let containers = agent.containers.clone();
     agent
         .run("create-volume", async move {
+            containers.fence().permit()?;
             Ok(containers.parts().4.create(request).await?)
         })
         .await
@@ -325,6 +371,7 @@ async fn promote(State(agent): Shared, Path(id): Path<String>, request: Body) ->
     let containers = agent.containers.clone();
     agent
         .run("promote", async move {
+            containers.fence().permit()?;
             Ok(containers.parts().4.promote(id, epoch).await?)
         })
         .await
@@ -418,6 +465,7 @@ async fn metrics(State(agent): Shared) -> Response {
             .and_then(Result::ok)
             .map(|status| status.available_bytes),
         containers: containers.ok().and_then(Result::ok),
+        lease: Some(agent.containers.fence().status()),
     };
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (

@@ -30,6 +30,7 @@ use serde_json::json;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
+    fence::Fence,
     probe,
     runtime::{Blueprint, Runtime, process},
     volumes::{StorageConfig, Volumes},
@@ -60,6 +61,7 @@ struct Inner {
     limits: Limits,
     runtime: Runtime,
     volumes: Volumes,
+    fence: Fence,
     apps: Locks<AppName>,
     /// Taken after the lock of an app, never before.
     fences: Locks<VolumeId>,
@@ -98,6 +100,8 @@ pub struct Parts {
     pub runtime: Runtime,
     /// The node's volumes.
     pub volumes: Volumes,
+    /// By which the node ends what runs when its lease does.
+    pub fence: Fence,
 }
 
 impl Containers {
@@ -112,6 +116,7 @@ impl Containers {
                 limits: parts.limits,
                 runtime: parts.runtime,
                 volumes: parts.volumes,
+                fence: parts.fence,
                 apps: Locks::new(),
                 fences: Locks::new(),
             }),
@@ -129,6 +134,7 @@ impl Containers {
     /// The runtime does not answer.
     pub async fn list(&self) -> Result<Vec<ContainerStatus>, ErrorBody> {
         let found = self.inner.runtime.list().await?;
+        self.inner.fence.sync(&found);
         let mut all: Vec<_> = found
             .iter()
             .map(|one| one.status(self.inner.address))
@@ -194,7 +200,8 @@ impl Containers {
             .map(|found| found.spec)
             .ok_or_else(|| no_container(app))?;
         {
-            let _no_demotion = self.fence(&spec).await;
+            let _no_demotion = self.fences(&spec).await;
+            self.inner.fence.permit()?;
             self.check_primary(&spec, epoch).await?;
             match step {
                 Start::Await => {}
@@ -204,7 +211,17 @@ impl Containers {
         let started = began.elapsed();
         // Asked while the probe is awaited: in a pause each request to the runtime counts.
         let ready = async { self.await_ready(&spec).await.map(|()| began.elapsed()) };
-        let (ready, found) = tokio::join!(ready, self.found(app));
+        let found = async {
+            let found = self.found(app).await;
+            if let Ok(container) = &found {
+                self.inner.fence.watch(container);
+            }
+            found
+        };
+        let (ready, found) = tokio::join!(ready, found);
+        // The lease may have run out between the first look and the watch; then what was
+        // started is the fence's to kill.
+        self.inner.fence.permit()?;
         Ok(StartReply {
             ready_us: micros(ready?),
             container: found?.status(self.inner.address),
@@ -321,6 +338,10 @@ impl Containers {
             ));
         }
         work.await
+    }
+
+    pub(super) fn fence(&self) -> &Fence {
+        &self.inner.fence
     }
 
     pub(super) fn parts(&self) -> (&NodeName, IpAddr, &Limits, &Runtime, &Volumes) {
@@ -552,7 +573,7 @@ impl Containers {
     }
 
     /// The fences of an app's volumes, in an order that is the same for all.
-    async fn fence(&self, spec: &ContainerSpec) -> Vec<OwnedMutexGuard<()>> {
+    async fn fences(&self, spec: &ContainerSpec) -> Vec<OwnedMutexGuard<()>> {
         let volumes: BTreeSet<VolumeId> = spec.volumes.iter().map(|mount| mount.volume).collect();
         let mut fences = Vec::new();
         for volume in volumes {

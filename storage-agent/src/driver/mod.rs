@@ -1,8 +1,10 @@
 //! What touches the world: programs, files, sockets, the clock.
 
 pub mod admin;
+mod confirm;
 pub mod containers;
 mod directory;
+pub mod fence;
 mod preflight;
 mod probe;
 mod progress;

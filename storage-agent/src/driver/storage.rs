@@ -220,6 +220,14 @@ impl Storage {
         each!(self, s => s.demote(copy, epoch))
     }
 
+    /// Read-only at its next mount, whoever mounts it. A directory is mounted by the agent only.
+    pub(crate) async fn seal(&self, id: VolumeId) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.seal(id).await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
     pub(crate) async fn mount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
         each!(self, s => s.mount(copy))
     }

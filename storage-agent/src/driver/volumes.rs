@@ -361,6 +361,22 @@ impl Volumes {
         self.get(id).await
     }
 
+    /// Makes the primary of exactly this epoch writable and mounts it, if it is not mounted.
+    /// Whether it was so.
+    pub(crate) async fn remount(&self, id: VolumeId, epoch: Epoch) -> Result<bool, VolumeError> {
+        let entry = self.entry(id);
+        let _lock = entry.lock.lock().await;
+        let Some(copy) = self.storage().find(id).await? else {
+            return Ok(false);
+        };
+        if primary(&copy, epoch).is_err() || copy.mounted_at.is_some() {
+            return Ok(false);
+        }
+        entry.forget();
+        self.storage().promote(&copy, epoch).await?;
+        Ok(true)
+    }
+
     /// Where a volume is mounted now.
     ///
     /// # Errors

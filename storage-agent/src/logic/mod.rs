@@ -1,6 +1,7 @@
 //! What the agent decides, without sockets, files, processes or clocks.
 
 pub mod container;
+pub mod fence;
 pub mod label;
 pub mod plan;
 pub mod retention;

@@ -93,7 +93,8 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent with more tables in its configuration, and waits until it answers.
+    /// Starts an agent with more tables in its configuration, in which `FOLDER` is its own
+    /// folder, and waits until it answers.
     pub(crate) async fn start(
         node: &'static str,
         more: &str,
@@ -104,6 +105,7 @@ impl Agent {
         fs::write(folder.path().join("images/writer.toml"), WRITER)?;
         let (api, replication) = (free_address()?, free_address()?);
         let path = folder.path().display();
+        let more = more.replace("FOLDER", &path.to_string());
         let config = format!(
             r#"
             node = "{node}"

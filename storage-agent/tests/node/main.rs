@@ -2,4 +2,5 @@
 //! themselves to one another, and what they do when nobody confirms them.
 
 mod bed;
+mod fence;
 mod tls;

@@ -268,6 +268,11 @@ impl Node {
         id
     }
 
+    /// Where its volumes are.
+    pub fn config(&self) -> StorageConfig {
+        self.config.clone()
+    }
+
     /// Where a volume is mounted.
     pub async fn path(&self, id: VolumeId) -> PathBuf {
         self.volumes.mount_path(id).await.unwrap().unwrap()

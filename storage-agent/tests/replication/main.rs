@@ -9,6 +9,7 @@
 mod bed;
 mod equality;
 mod faults;
+mod fence;
 mod measure;
 mod pools;
 mod stories;
@@ -65,4 +66,6 @@ stories! {
     noise_on_the_replication_port_harms_nobody,
     a_touched_replica_is_rolled_back_and_goes_on,
     a_full_receiver_is_told_apart_and_nothing_is_left;
+    fence:
+    a_lapsed_lease_takes_the_volumes_away;
 }

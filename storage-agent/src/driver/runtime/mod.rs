@@ -21,6 +21,8 @@ pub mod docker;
 mod pidfd;
 pub mod process;
 
+pub(crate) use pidfd::open as hold;
+
 pub use docker::Docker;
 pub use process::Process;
 

@@ -6,7 +6,7 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio::io::unix::AsyncFd;
 
 /// Takes a hold on a process.
-pub(super) fn open(pid: i32) -> io::Result<OwnedFd> {
+pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }

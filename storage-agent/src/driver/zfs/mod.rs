@@ -265,6 +265,10 @@ impl Zfs {
         Ok(())
     }
 
+    pub(crate) async fn seal(&self, id: VolumeId) -> Result<(), VolumeError> {
+        self.set(id, "readonly", "on").await
+    }
+
     pub(crate) async fn mount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
         unless(
             Failure::Mounted,

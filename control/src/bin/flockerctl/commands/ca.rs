@@ -47,7 +47,7 @@ pub(crate) fn run(out: &Output, args: Ca) -> Result<Verdict, Failure> {
 }
 
 fn init(out: &Output, dir: &Path, days: u32) -> Result<Verdict, Failure> {
-    Authority::create(dir, SystemTime::now(), span(days)).map_err(failure)?;
+    Authority::create(dir, SystemTime::now(), span(days)).map_err(|error| failure(&error))?;
     if out.json {
         out.json(&serde_json::json!({ "folder": dir }))?;
     } else {
@@ -70,7 +70,7 @@ fn make(
         let message = format!("a {role} is reached at addresses: add --address IP");
         return Err(Failure::Usage(message));
     }
-    let authority = Authority::open(dir).map_err(failure)?;
+    let authority = Authority::open(dir).map_err(|error| failure(&error))?;
     let folder = terms
         .out
         .unwrap_or_else(|| dir.join(format!("{role}-{name}")));
@@ -86,7 +86,7 @@ fn make(
     };
     authority
         .issue(&order, &folder, existing)
-        .map_err(failure)?;
+        .map_err(|error| failure(&error))?;
     let shown = read(&folder).map_err(|error| Failure::Usage(chain(&error)))?;
     if out.json {
         out.json(&shown)?;
@@ -140,8 +140,8 @@ fn read(folder: &Path) -> Result<Shown, TlsError> {
     })
 }
 
-fn failure(error: AuthorityError) -> Failure {
-    let remedy = match &error {
+fn failure(error: &AuthorityError) -> Failure {
+    let remedy = match error {
         AuthorityError::Exists(path) if path.ends_with("ca-key.pem") => {
             "; an authority is made once"
         }
@@ -149,7 +149,7 @@ fn failure(error: AuthorityError) -> Failure {
         AuthorityError::Io { action: "read", .. } => "; 'flockerctl ca init' makes an authority",
         _ => "",
     };
-    Failure::Usage(format!("{}{remedy}", chain(&error)))
+    Failure::Usage(format!("{}{remedy}", chain(error)))
 }
 
 fn span(days: u32) -> Duration {

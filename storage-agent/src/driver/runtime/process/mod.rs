@@ -35,6 +35,7 @@ mod procfs;
 mod record;
 mod spawn;
 
+pub(crate) use procfs::boot_id;
 pub use procfs::{Writer, writers};
 
 use app::{App, lock};
@@ -104,7 +105,7 @@ impl Process {
         let runtime = Self {
             inner: Arc::new(Inner {
                 config,
-                boot_id: procfs::boot_id(),
+                boot_id: boot_id(),
                 cgroups,
                 apps: Mutex::new(HashMap::new()),
             }),

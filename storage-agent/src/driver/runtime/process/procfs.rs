@@ -15,7 +15,7 @@ pub(super) fn start_ticks(pid: i32) -> Option<u64> {
 }
 
 /// Identity of this boot, so that a record of an earlier one is recognised.
-pub(super) fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()

@@ -240,7 +240,7 @@ async fn what_ended_while_no_agent_ran_is_not_taken_for_running() {
     record.life = Life::Running {
         pid: i32::try_from(std::process::id()).unwrap(),
         start_ticks: 1,
-        boot_id: procfs::boot_id(),
+        boot_id: boot_id(),
     };
     record.write(&bed.path("state/app")).unwrap();
     let runtime = bed.open();
