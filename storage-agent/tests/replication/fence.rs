@@ -60,7 +60,7 @@ pub async fn a_lapsed_lease_takes_the_volumes_away(bed: &mut Bed) {
     // Not mounted, and a mount by anybody else would be read-only.
     let volume = a.volumes.get(id).await.unwrap();
     assert_eq!((volume.mounted_at, volume.role), (None, Role::Primary));
-    if bed.zfs() {
+    if bed.zfs().is_some() {
         let get = ["get", "-H", "-o", "value", "readonly", &a.dataset(id)];
         assert_eq!(run("zfs", &get), "on\n");
     }
