@@ -5,5 +5,6 @@ pub mod fence;
 pub mod label;
 pub mod plan;
 pub mod retention;
+pub mod schedule;
 pub mod transfer;
 pub mod wire;
