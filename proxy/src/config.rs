@@ -13,7 +13,7 @@ use std::{
 
 use flocker_api::{
     config::{ConfigError, load},
-    name::EdgeName,
+    name::{AuthorityName, CertificateName, EdgeName, InvalidName},
     route::Route,
     tls::Files,
 };
@@ -34,6 +34,8 @@ use crate::{
 const TIMEOUT_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Shortest interval between two resolutions of a name.
 const RESOLVE_MS_MIN: u64 = 100;
+/// Longest life of a session ticket: 7 days.
+const TICKET_LIFETIME_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Most worker threads.
 const WORKERS_MAX: usize = 1024;
 /// Least of what a head may be limited to, in bytes.
@@ -68,6 +70,8 @@ struct File {
     #[serde(default)]
     error_pages: PagesFile,
     #[serde(default)]
+    tls: TlsFile,
+    #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
     route: Vec<Route>,
@@ -97,6 +101,38 @@ impl Default for AdminFile {
             tls: None,
         }
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TlsFile {
+    certificates: Vec<CertificateFile>,
+    folder: Option<PathBuf>,
+    tickets: Option<PathBuf>,
+    ticket_lifetime_ms: u64,
+    reload_ms: u64,
+    authorities: BTreeMap<AuthorityName, PathBuf>,
+}
+
+impl Default for TlsFile {
+    fn default() -> Self {
+        Self {
+            certificates: Vec::new(),
+            folder: None,
+            tickets: None,
+            ticket_lifetime_ms: 12 * 60 * 60 * 1000,
+            reload_ms: 1_000,
+            authorities: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateFile {
+    name: Option<CertificateName>,
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 /// What is written of requests and sessions.
@@ -234,6 +270,8 @@ pub struct Config {
     pub user: Option<(String, Option<String>)>,
     /// The access log.
     pub access: AccessLog,
+    /// Certificates, authorities, ticket keys.
+    pub tls: TlsConfig,
     /// Routes that are there from the start.
     pub routes: Vec<Route>,
     /// How long a stopping edge waits for what is in flight.
@@ -263,6 +301,37 @@ pub struct AccessLog {
     pub sample: u32,
     /// Most records that wait to be written; the rest is dropped and counted.
     pub queue: usize,
+}
+
+/// Where TLS material comes from.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// Certificates by name, each with the files of chain and key.
+    pub certificates: Vec<(CertificateName, PathBuf, PathBuf)>,
+    /// A folder of certificates; those that are sent by the admin API are kept there.
+    pub folder: Option<PathBuf>,
+    /// The file of ticket keys.
+    pub tickets: Option<PathBuf>,
+    /// How long a session can be resumed.
+    pub ticket_lifetime: Duration,
+    /// How often files are looked at.
+    pub reload: Duration,
+    /// Authorities by name, each with its file.
+    pub authorities: BTreeMap<AuthorityName, PathBuf>,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        let file = TlsFile::default();
+        Self {
+            certificates: Vec::new(),
+            folder: None,
+            tickets: None,
+            ticket_lifetime: Duration::from_millis(file.ticket_lifetime_ms),
+            reload: Duration::from_millis(file.reload_ms),
+            authorities: BTreeMap::new(),
+        }
+    }
 }
 
 /// Limits of one worker.
@@ -402,6 +471,7 @@ fn check(file: File) -> Result<Config, String> {
         user: file.user.map(|user| (user, file.group)),
         keys: BTreeMap::new(),
         access,
+        tls: check_tls(file.tls)?,
         routes: file.route,
         drain: Duration::from_millis(limits.drain_ms),
         resolve_interval: Duration::from_millis(limits.resolve_interval_ms),
@@ -430,6 +500,50 @@ fn check_log(log: LogFile) -> Result<AccessLog, String> {
         file: log.access_file,
         sample: log.access_sample,
         queue: log.access_queue,
+    })
+}
+
+fn check_tls(file: TlsFile) -> Result<TlsConfig, String> {
+    for (key, value) in [
+        ("ticket_lifetime_ms", file.ticket_lifetime_ms),
+        ("reload_ms", file.reload_ms),
+    ] {
+        // RFC 8446, section 4.6.1: no ticket is good for more than seven days.
+        if !(1..=TICKET_LIFETIME_MS_MAX).contains(&value) {
+            return Err(format!(
+                "tls.{key} is {value}: it must be 1 to {TICKET_LIFETIME_MS_MAX}"
+            ));
+        }
+    }
+    let mut certificates = Vec::new();
+    for one in file.certificates {
+        let name = match one.name {
+            Some(name) => name,
+            None => {
+                name_of(&one.certificate).map_err(|error| format!("tls.certificates: {error}"))?
+            }
+        };
+        certificates.push((name, one.certificate, one.key));
+    }
+    Ok(TlsConfig {
+        certificates,
+        folder: file.folder,
+        tickets: file.tickets,
+        ticket_lifetime: Duration::from_millis(file.ticket_lifetime_ms),
+        reload: Duration::from_millis(file.reload_ms),
+        authorities: file.authorities,
+    })
+}
+
+/// The name that a file gives its certificate.
+///
+/// # Errors
+/// The file's name does not make one.
+pub(crate) fn name_of(path: &Path) -> Result<CertificateName, String> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    stem.to_lowercase().parse().map_err(|error: InvalidName| {
+        let (path, reason) = (path.display(), error.reason);
+        format!("{path} makes no name for a certificate: {reason}; give it a name")
     })
 }
 
@@ -641,6 +755,17 @@ mod tests {
     }
 
     #[test]
+    fn certificates_have_the_names_of_their_files_or_their_own() {
+        let config = parse(
+            "name = 'e'\n[tls]\ncertificates = [{certificate = '/x/Www.pem', key = '/x/k'}, \
+             {name = 'b', certificate = '/x/y z.pem', key = '/x/k'}]",
+        );
+        let config = config.unwrap().tls.certificates;
+        let names = config.iter().map(|(name, ..)| name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["www", "b"]);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_key() {
         for (text, expected) in [
             ("name = 'N'", "not a valid edge name"),
@@ -660,6 +785,14 @@ mod tests {
             (
                 "name = 'e'\n[limits]\nh2_stream_window_bytes = 1",
                 "limits.h2_stream_window_bytes",
+            ),
+            (
+                "name = 'e'\n[tls]\ncertificates = [{certificate = '/y z.pem', key = '/k'}]",
+                "/y z.pem",
+            ),
+            (
+                "name = 'e'\n[tls]\nticket_lifetime_ms = 604800001",
+                "tls.ticket_lifetime_ms",
             ),
             ("name = 'e'\n[admin]\nsocket = 'x'", "absolute path"),
             ("name = 'e'\n[http]\ntrusted = ['10.0.0.1/8']", "10.0.0.1/8"),

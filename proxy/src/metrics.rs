@@ -120,6 +120,12 @@ pub struct Counters {
     pub connects: Counter,
     /// Upstream connections used again.
     pub reuses: Counter,
+    /// TLS handshakes with clients that were done.
+    pub tls_handshakes: Counter,
+    /// Those of them that resumed a session.
+    pub tls_resumed: Counter,
+    /// TLS handshakes with clients that failed.
+    pub tls_failures: Counter,
     /// Bytes relayed to clients.
     pub bytes_down: Counter,
     /// Bytes relayed to upstreams.
@@ -218,7 +224,7 @@ const WORKER_GAUGES: [Row<Counter>; 4] = [
 ];
 
 /// Name, meaning and source of what a worker counts; `_total` is appended to the name.
-const WORKER_COUNTERS: [Row<Counter>; 15] = [
+const WORKER_COUNTERS: [Row<Counter>; 18] = [
     ("accepted", "Downstream connections accepted", |c| {
         &c.accepted
     }),
@@ -252,6 +258,19 @@ const WORKER_COUNTERS: [Row<Counter>; 15] = [
         |c| &c.ejections,
     ),
     ("reuses", "Upstream connections used again", |c| &c.reuses),
+    ("tls_handshakes", "TLS handshakes with clients", |c| {
+        &c.tls_handshakes
+    }),
+    (
+        "tls_resumed",
+        "TLS handshakes with clients that resumed a session",
+        |c| &c.tls_resumed,
+    ),
+    (
+        "tls_failures",
+        "TLS handshakes with clients that failed",
+        |c| &c.tls_failures,
+    ),
     (
         "retries",
         "Requests sent again after a stale upstream connection",

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use super::{
     edge::{Edge, predecessors},
     life::{Front, Order},
+    tls,
 };
 use crate::metrics;
 
@@ -51,6 +52,7 @@ pub fn router(edge: &Arc<Edge>, front: &Arc<Front>) -> Router {
         .route("/v1/drain", post(drain))
         .route("/v1/upgrade", post(upgrade))
         .route("/metrics", get(show_metrics))
+        .merge(tls::verbs::router())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .fallback(|| async {
@@ -125,7 +127,7 @@ async fn forward(successor: &Client, request: Request) -> Response {
     }
 }
 
-struct Failure(ErrorBody);
+pub(in crate::driver) struct Failure(ErrorBody);
 
 impl<E: Into<ErrorBody>> From<E> for Failure {
     fn from(error: E) -> Self {
@@ -141,9 +143,9 @@ impl IntoResponse for Failure {
     }
 }
 
-type Answer<T> = Result<axum::Json<T>, Failure>;
+pub(in crate::driver) type Answer<T> = Result<axum::Json<T>, Failure>;
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Failure> {
+pub(in crate::driver) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
         Failure(ErrorBody::new(
             ErrorCode::InvalidRequest,
@@ -152,7 +154,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Failure> {
     })
 }
 
-fn answer<T: Serialize>(value: T) -> Answer<T> {
+pub(in crate::driver) fn answer<T: Serialize>(value: T) -> Answer<T> {
     Ok(axum::Json(value))
 }
 

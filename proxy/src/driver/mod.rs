@@ -8,6 +8,7 @@
 //! | [`relay`] | bytes from one socket to the other, by copying or by splice |
 //! | [`pool`] | idle upstream connections of one worker |
 //! | [`timers`] | deadlines of one worker |
+//! | [`tls`] | certificates, authorities, ticket keys |
 //! | [`listener`] | bound sockets |
 //! | [`live`] | the published table |
 //! | [`access`] | the writer of the access log |
@@ -31,5 +32,6 @@ pub mod privileges;
 pub mod relay;
 pub mod takeover;
 pub mod timers;
+pub mod tls;
 pub mod watch;
 pub mod worker;

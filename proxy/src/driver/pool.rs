@@ -3,10 +3,21 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::relay::Conn;
+use crate::logic::session::Seal;
+
+/// What makes one connection as good as another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// How TLS is spoken there; `None` in clear.
+    pub seal: Option<Arc<Seal>>,
+}
 
 /// An upstream connection, in use or idle.
 #[derive(Debug)]
@@ -14,7 +25,7 @@ pub struct Upstream {
     /// Its number; the worker's token for it.
     pub id: usize,
     /// Where it leads.
-    pub address: SocketAddr,
+    pub peer: Peer,
     /// The socket.
     pub conn: Conn,
     /// The connect is under way.
@@ -26,7 +37,7 @@ pub struct Upstream {
 /// See the module.
 #[derive(Debug)]
 pub struct Pool {
-    idle: HashMap<SocketAddr, Vec<Upstream>>,
+    idle: HashMap<Peer, Vec<Upstream>>,
     count: usize,
     per_address_max: usize,
     idle_max: Duration,
@@ -44,9 +55,9 @@ impl Pool {
         }
     }
 
-    /// The youngest idle connection to an address.
-    pub fn take(&mut self, address: SocketAddr, now: Instant) -> Option<Upstream> {
-        let list = self.idle.get_mut(&address)?;
+    /// The youngest idle connection to a peer.
+    pub fn take(&mut self, peer: &Peer, now: Instant) -> Option<Upstream> {
+        let list = self.idle.get_mut(peer)?;
         let upstream = list.pop()?;
         self.count -= 1;
         // The youngest is too old: so are the others, and the sweep will find them.
@@ -64,7 +75,7 @@ impl Pool {
     /// Keeps a connection; gives back the one for which there is no room.
     #[must_use]
     pub fn put(&mut self, mut upstream: Upstream, now: Instant) -> Option<Upstream> {
-        let list = self.idle.entry(upstream.address).or_default();
+        let list = self.idle.entry(upstream.peer.clone()).or_default();
         if list.len() >= self.per_address_max {
             return Some(upstream);
         }
@@ -76,15 +87,15 @@ impl Pool {
 
     /// Whether a certain connection has said nothing after all: what has come on it is of
     /// concern to nobody but its stream.
-    pub fn is_silent(&mut self, address: SocketAddr, id: usize) -> bool {
-        let list = self.idle.get_mut(&address).into_iter().flatten();
+    pub fn is_silent(&mut self, peer: &Peer, id: usize) -> bool {
+        let list = self.idle.get_mut(peer).into_iter().flatten();
         let mut found = list.filter(|upstream| upstream.id == id);
         found.any(|upstream| upstream.conn.stream.is_silent())
     }
 
     /// Takes out a certain connection.
-    pub fn remove(&mut self, address: SocketAddr, id: usize) -> Option<Upstream> {
-        let list = self.idle.get_mut(&address)?;
+    pub fn remove(&mut self, peer: &Peer, id: usize) -> Option<Upstream> {
+        let list = self.idle.get_mut(peer)?;
         let index = list.iter().position(|upstream| upstream.id == id)?;
         self.count -= 1;
         Some(list.remove(index))
@@ -92,7 +103,9 @@ impl Pool {
 
     /// Takes out all connections to an address.
     pub fn forget(&mut self, address: SocketAddr) -> Vec<Upstream> {
-        let list = self.idle.remove(&address).unwrap_or_default();
+        let leads_there = |peer: &Peer, _: &mut Vec<Upstream>| peer.address == address;
+        let lists = self.idle.extract_if(leads_there);
+        let list: Vec<Upstream> = lists.flat_map(|(_, list)| list).collect();
         self.count -= list.len();
         list
     }

@@ -57,6 +57,20 @@ impl Edge {
 
     /// The same with these variables in its environment.
     pub(crate) fn start_in(limits: &str, workers: usize, environment: &[(&str, &str)]) -> Self {
+        Self::start_whole("", limits, workers, environment)
+    }
+
+    /// With whole tables of the configuration besides.
+    pub(crate) fn start_with_tables(tables: &str, limits: &str, workers: usize) -> Self {
+        Self::start_whole(tables, limits, workers, &[])
+    }
+
+    fn start_whole(
+        tables: &str,
+        limits: &str,
+        workers: usize,
+        environment: &[(&str, &str)],
+    ) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         // One address a process, a block of ports an edge: no two tests share any.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
@@ -67,7 +81,7 @@ impl Edge {
         let config = format!(
             "name = \"edge\"\nworkers = {workers}\n\
              [listen]\nhttp = [\"{ip}:{port}\"]\nhttps = [\"{ip}:{}\"]\ntcp = [\"{ip}\"]\n\
-             [admin]\nsocket = \"{}\"\n[limits]\n{limits}\n",
+             [admin]\nsocket = \"{}\"\n[limits]\n{limits}\n{tables}\n",
             port + 1,
             socket.display()
         );
@@ -183,6 +197,11 @@ impl Edge {
         let deadline = PATIENCE + Duration::from_secs(20);
         self.runtime
             .block_on(self.client.post(path, request, deadline))
+    }
+
+    pub(crate) fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<A, ErrorBody> {
+        self.runtime
+            .block_on(self.client.delete(path, &(), PATIENCE))
     }
 
     pub(crate) fn apply(&self, operations: Vec<Operation>) -> Result<TransactionReply, ErrorBody> {
@@ -622,6 +641,11 @@ impl Upstream {
     /// The next connection.
     pub(crate) fn accept(&self) -> Conn {
         Conn::new(self.accepted.recv_timeout(PATIENCE).unwrap())
+    }
+
+    /// The next connection, however long it takes.
+    pub(crate) fn try_accept(&self) -> Option<Conn> {
+        self.accepted.recv().ok().map(Conn::new)
     }
 
     /// Whether a connection is waiting.

@@ -27,6 +27,8 @@ mod refused;
 #[cfg(test)]
 mod relay;
 #[cfg(test)]
+mod terminated;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod upgrade;

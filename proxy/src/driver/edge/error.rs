@@ -6,7 +6,7 @@ use flocker_api::{ErrorBody, ErrorCode, gate::Token, route::RouteKey};
 use serde_json::json;
 
 use crate::{
-    driver::listener::BindError,
+    driver::{listener::BindError, tls::TlsError},
     logic::{gate::GateError, table::TransactionError},
 };
 
@@ -19,6 +19,9 @@ pub enum EdgeError {
     /// The transaction cannot be applied.
     #[error(transparent)]
     Transaction(#[from] TransactionError),
+    /// A route's terms of TLS cannot be kept.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A port cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -92,7 +95,9 @@ impl From<EdgeError> for ErrorBody {
             EdgeError::Paused { key, token } => {
                 (ErrorCode::Busy, json!({ "key": key, "current": token }))
             }
-            EdgeError::NoKeys => (ErrorCode::InvalidRequest, serde_json::Value::Null),
+            EdgeError::NoKeys | EdgeError::Tls(_) => {
+                (ErrorCode::InvalidRequest, serde_json::Value::Null)
+            }
         };
         Self::new(code, error.to_string()).with_details(details)
     }
@@ -116,6 +121,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// TLS material of the configuration is of no use.
+    #[error("cannot use the certificates of the configuration")]
+    Tls(#[from] TlsError),
     /// A route of the configuration cannot be served.
     #[error("cannot serve the routes of the configuration")]
     Routes(#[from] EdgeError),

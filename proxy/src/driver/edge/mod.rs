@@ -37,6 +37,7 @@ use super::{
     listener::Listener,
     live::Live,
     takeover::Inheritance,
+    tls,
     watch::Watch,
     worker::{Mail, Mailbox, Worker, deliver},
 };
@@ -62,6 +63,7 @@ pub struct Edge {
     bell: Arc<Ringer>,
     quiesce_time: Histogram,
     access: access::Handle,
+    material: Arc<tls::Material>,
     started: Instant,
     change: Mutex<Change>,
     watch: Watch,
@@ -123,6 +125,7 @@ impl Edge {
         let mut mailboxes = Vec::new();
         let mut counters = Vec::new();
         let mut workers = Vec::new();
+        let material = Arc::new(tls::Material::load(&config.tls)?);
         for number in 0..config.workers {
             let mine = Arc::new(Counters::default());
             let (worker, mailbox) = Worker::new(
@@ -131,6 +134,7 @@ impl Edge {
                 live.reader(),
                 Arc::clone(&mine),
                 access.clone(),
+                Arc::clone(&material),
             )
             .map_err(StartError::Worker)?;
             workers.push(worker);
@@ -145,6 +149,7 @@ impl Edge {
             bell: Arc::default(),
             quiesce_time: Histogram::default(),
             access,
+            material,
             started: Instant::now(),
             change: Mutex::new(Change {
                 listeners: Vec::new(),
@@ -198,6 +203,12 @@ impl Edge {
     #[must_use]
     pub fn counters(&self) -> &[Arc<Counters>] {
         &self.counters
+    }
+
+    /// Its certificates and ticket keys.
+    #[must_use]
+    pub fn material(&self) -> &Arc<tls::Material> {
+        &self.material
     }
 
     /// The access log.
@@ -326,6 +337,11 @@ impl Edge {
     ) -> Result<Generation, EdgeError> {
         self.check_error_pages(transaction)?;
         let mut change = self.lock();
+        for operation in &transaction.operations {
+            if let Some(route) = operation.route() {
+                self.material.check(route)?;
+            }
+        }
         let old = self.live.load();
         let new = old.apply(transaction, |_| self.new_gate())?;
         let keys: HashSet<&RouteKey> = transaction.operations.iter().map(Operation::key).collect();

@@ -38,6 +38,7 @@ use super::{
     edge::{Edge, Sockets, StartError},
     notify::Notify,
     takeover::{Elder, Heir, Inheritance, InheritedListener, TakeoverError},
+    tls,
 };
 use crate::config::Config;
 
@@ -246,6 +247,7 @@ impl Life {
                 .map(|inheritance| (inheritance, sockets)),
         )?;
         edge.keep_inherited_deadlines();
+        tokio::spawn(tls::verbs::watch(Arc::clone(&edge)));
         if let Some(elder) = elder {
             let predecessors = elder.ready().map_err(LifeError::Elder)?;
             edge.predecessors().extend(predecessors);

@@ -13,6 +13,7 @@
 //! * A short read means that the socket is empty, unless its peer has announced the end.
 
 mod outq;
+mod sealed;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::{io, os::fd::OwnedFd};
 use mio::net::TcpStream;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+pub use self::sealed::Sealed;
 pub use self::stream::{Got, Stream};
 
 /// A read of at least this many bytes counts as streaming.
@@ -160,9 +162,10 @@ impl Conn {
             match self.stream.write(&bytes[done..]) {
                 Ok(count) => {
                     done += count;
-                    if done < bytes.len() || self.stream.pending() > 0 {
-                        self.writable = false;
-                    }
+                    // A bare socket takes less only when it is full; others take what they
+                    // like at a time, and keep what a full socket leaves.
+                    let short = done < bytes.len() && self.stream.bare().is_some();
+                    self.writable = !short && self.stream.pending() == 0;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

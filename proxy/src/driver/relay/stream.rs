@@ -12,7 +12,7 @@ use std::{
 
 use mio::net::TcpStream;
 
-use super::outq;
+use super::{Sealed, outq};
 use crate::driver::h2;
 
 /// See the module.
@@ -22,6 +22,10 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A stream of a shared HTTP/2 connection.
     H2(h2::Stream),
+    /// A TLS session over one.
+    Tls(Box<Sealed>),
+    /// Nothing: it is lost.
+    Gone,
 }
 
 /// What a read brought.
@@ -47,6 +51,8 @@ impl Stream {
                 Ok(Got { count, more })
             }
             Self::H2(stream) => stream.read(buffer),
+            Self::Tls(sealed) => sealed.read(buffer),
+            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -58,6 +64,8 @@ impl Stream {
         match self {
             Self::Tcp(socket) => socket.write(bytes),
             Self::H2(stream) => stream.write(bytes),
+            Self::Tls(sealed) => sealed.write(bytes),
+            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -65,7 +73,8 @@ impl Stream {
     #[must_use]
     pub fn pending(&self) -> usize {
         match self {
-            Self::Tcp(_) | Self::H2(_) => 0,
+            Self::Tcp(_) | Self::H2(_) | Self::Gone => 0,
+            Self::Tls(sealed) => sealed.pending(),
         }
     }
 
@@ -75,7 +84,8 @@ impl Stream {
     /// Nothing can be written any more.
     pub fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Tcp(_) | Self::H2(_) => Ok(()),
+            Self::Tcp(_) | Self::H2(_) | Self::Gone => Ok(()),
+            Self::Tls(sealed) => sealed.flush(),
         }
     }
 
@@ -86,6 +96,8 @@ impl Stream {
             // Fails only if the peer is gone already, which reading tells as well.
             Self::Tcp(socket) => drop(socket.shutdown(Shutdown::Write)),
             Self::H2(stream) => stream.finish(),
+            Self::Tls(sealed) => sealed.finish(),
+            Self::Gone => {}
         }
     }
 
@@ -93,8 +105,9 @@ impl Stream {
     /// closed.
     pub fn part(&mut self) {
         match self {
-            Self::Tcp(_) => {}
             Self::H2(stream) => stream.finish(),
+            Self::Tcp(_) | Self::Gone => {}
+            Self::Tls(sealed) => drop(sealed.part()),
         }
     }
 
@@ -109,7 +122,8 @@ impl Stream {
                 )
             }
             // Never idle: it ends with its exchange.
-            Self::H2(_) => false,
+            Self::H2(_) | Self::Gone => false,
+            Self::Tls(sealed) => sealed.is_silent(),
         }
     }
 
@@ -118,7 +132,31 @@ impl Stream {
     pub fn bare(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(socket) => Some(socket),
-            Self::H2(_) => None,
+            Self::Tls(_) | Self::H2(_) | Self::Gone => None,
+        }
+    }
+
+    /// Puts TLS over a bare socket.
+    ///
+    /// # Errors
+    /// It cannot be; the stream is lost then.
+    pub fn seal<E>(&mut self, with: impl FnOnce(TcpStream) -> Result<Sealed, E>) -> Result<(), E> {
+        let socket = match std::mem::replace(self, Self::Gone) {
+            Self::Tcp(socket) => socket,
+            other => {
+                *self = other;
+                return Ok(());
+            }
+        };
+        *self = Self::Tls(Box::new(with(socket)?));
+        Ok(())
+    }
+
+    /// The TLS session, if it is one.
+    pub fn sealed(&mut self) -> Option<&mut Sealed> {
+        match self {
+            Self::Tcp(_) | Self::H2(_) | Self::Gone => None,
+            Self::Tls(sealed) => Some(sealed),
         }
     }
 
@@ -127,7 +165,8 @@ impl Stream {
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(socket) => Some(socket),
-            Self::H2(_) => None,
+            Self::Tls(sealed) => Some(sealed.socket()),
+            Self::H2(_) | Self::Gone => None,
         }
     }
 
@@ -167,7 +206,7 @@ impl Stream {
     pub fn shared(&mut self) -> Option<&mut h2::Stream> {
         match self {
             Self::H2(stream) => Some(stream),
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) | Self::Gone => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Telling a session something and carrying out what it orders: connects, the fate of upstream
 //! connections, and the end.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, time::Duration};
 
 use mio::Interest;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     driver::{
-        pool::Upstream,
+        pool::{Peer, Upstream},
         relay::{Conn, Flow, Pipes},
     },
     logic::{
@@ -92,10 +92,17 @@ impl Worker {
     pub(super) fn apply(&mut self, slot: &mut Slot, index: usize, actions: &mut Vec<Action>) {
         for action in actions.drain(..) {
             match action {
-                Action::Connect { to, reuse, within } => {
+                Action::Connect {
+                    to,
+                    seal,
+                    reuse,
+                    within,
+                } => {
                     self.drop_upstream(slot);
-                    self.connect(slot, index, to, reuse, within);
+                    let peer = Peer { address: to, seal };
+                    self.connect(slot, index, peer, reuse, within);
                 }
+                Action::Terminate => self.terminate(slot, index),
                 Action::Keep => self.keep(slot),
                 Action::DropUpstream => self.drop_upstream(slot),
                 Action::Finish(side) => {
@@ -121,16 +128,9 @@ impl Worker {
         }
     }
 
-    fn connect(
-        &mut self,
-        slot: &mut Slot,
-        index: usize,
-        to: SocketAddr,
-        reuse: Reuse,
-        within: Duration,
-    ) {
+    fn connect(&mut self, slot: &mut Slot, index: usize, to: Peer, reuse: Reuse, within: Duration) {
         while reuse != Reuse::Never
-            && let Some(mut upstream) = self.pool.take(to, self.now)
+            && let Some(mut upstream) = self.pool.take(&to, self.now)
         {
             let alive = reuse == Reuse::Any || upstream.conn.stream.is_silent();
             if alive {
@@ -154,8 +154,8 @@ impl Worker {
         }
     }
 
-    fn dial(&mut self, index: usize, to: SocketAddr) -> io::Result<Upstream> {
-        let mut stream = mio::net::TcpStream::connect(to)?;
+    fn dial(&mut self, index: usize, to: Peer) -> io::Result<Upstream> {
+        let mut stream = mio::net::TcpStream::connect(to.address)?;
         stream.set_nodelay(true)?;
         let entry = self.upstreams.vacant_entry();
         let id = entry.key();
@@ -167,7 +167,7 @@ impl Worker {
         entry.insert(Owner::Session(index));
         Ok(Upstream {
             id,
-            address: to,
+            peer: to,
             conn: Conn::new(stream, false),
             connecting: true,
             idle_since: None,
@@ -192,7 +192,7 @@ impl Worker {
             slot.upstream = Some(upstream);
             return self.drop_upstream(slot);
         }
-        self.upstreams[upstream.id] = Owner::Idle(upstream.address);
+        self.upstreams[upstream.id] = Owner::Idle(upstream.peer.clone());
         if let Some(surplus) = self.pool.put(upstream, self.now) {
             self.close_upstream(surplus);
         }
@@ -233,7 +233,15 @@ impl Worker {
             }
             session.delivered();
         }
-        match closing.ending {
+        // A peer that still has its goodbye to say would be answered by a reset, which may eat
+        // what it has not read yet.
+        let ending = match closing.ending {
+            Ending::Clean if downstream.stream.sealed().is_some() && !downstream.eof => {
+                Ending::Linger
+            }
+            ending => ending,
+        };
+        match ending {
             Ending::Clean => {
                 downstream.stream.part();
                 *done = true;

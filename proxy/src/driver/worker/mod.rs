@@ -12,6 +12,7 @@
 )]
 
 mod act;
+mod secure;
 mod shared;
 mod slot;
 
@@ -34,9 +35,10 @@ use super::{
     h2::bell::{Bells, Target},
     listener::Listener,
     live::Reader,
-    pool::{Pool, Upstream},
+    pool::{Peer, Pool, Upstream},
     relay::{Conn, Pipes},
     timers::{Alarm, Timers},
+    tls,
 };
 use crate::{
     config::{Config, WorkerLimits},
@@ -116,7 +118,7 @@ impl Mailbox {
 
 enum Owner {
     Session(usize),
-    Idle(SocketAddr),
+    Idle(Peer),
 }
 
 struct Accepting {
@@ -156,6 +158,7 @@ pub struct Worker {
     resting: bool,
     drain_until: Option<Instant>,
     now: Instant,
+    tls: tls::Configs,
     access: access::Handle,
     /// Requests and sessions that were over in this turn.
     records: Vec<Record>,
@@ -172,6 +175,7 @@ impl Worker {
         tables: Reader,
         counters: Arc<Counters>,
         access: access::Handle,
+        material: Arc<tls::Material>,
     ) -> io::Result<(Self, Mailbox)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), token(KIND_WAKER, 0))?);
@@ -202,6 +206,7 @@ impl Worker {
             resting: false,
             drain_until: None,
             now: Instant::now(),
+            tls: tls::Configs::new(material),
             access,
             records: Vec::new(),
         };
@@ -313,12 +318,12 @@ impl Worker {
                 });
             }
             // An idle connection has nothing to say but goodbye.
-            Some(Owner::Idle(address)) => {
-                let address = *address;
+            Some(Owner::Idle(peer)) => {
+                let peer = peer.clone();
                 let readable = event.is_readable() || event.is_read_closed() || event.is_error();
                 if readable
-                    && !self.pool.is_silent(address, id)
-                    && let Some(upstream) = self.pool.remove(address, id)
+                    && !self.pool.is_silent(&peer, id)
+                    && let Some(upstream) = self.pool.remove(&peer, id)
                 {
                     self.close_upstream(upstream);
                 }

@@ -147,7 +147,9 @@ impl Worker {
         conn.take_stock();
         self.counters.h2_streams.inc();
         let until = self.now + self.limits.session.head_timeout;
-        let session = Session::Http(Box::new(http::Session::begin(scheme, until)));
+        let session = Session::Http(Box::new(
+            http::Session::begin(scheme, until).with_secured(carrier.secured.clone()),
+        ));
         let slot = Slot::new(session, conn, carrier.client, self.serial);
         let at = self.sessions.insert(Some(Box::new(slot)));
         debug_assert_eq!(at, index, "the slab keeps its word");

@@ -1,7 +1,7 @@
 //! One session of a worker: its sockets, what is on its way, and the loop that reads and tells
 //! the session. What the session then orders is carried out in [`super::act`].
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{Worker, act};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         relay::{Conn, Flow, Stop, Tools, pump},
         timers::Alarm,
     },
-    logic::session::{ConnectFailure, Ending, Event, Session, Side, Want},
+    logic::session::{ConnectFailure, Ending, Event, Secured, Session, Side, Want},
 };
 
 /// Bytes that one session may move before the others have their turn.
@@ -24,6 +24,8 @@ pub(super) struct Slot {
     pub(super) downstream: Conn,
     /// What makes an HTTP/2 connection of the downstream.
     pub(super) island: Option<Box<Island>>,
+    /// What is known of the TLS that the streams of `island` come through.
+    pub(super) secured: Option<Arc<Secured>>,
     pub(super) upstream: Option<Upstream>,
     /// By the side that they lead to.
     pub(super) flows: [Flow; 2],
@@ -57,6 +59,7 @@ impl Slot {
             client,
             downstream,
             island: None,
+            secured: None,
             upstream: None,
             flows: [Flow::default(), Flow::default()],
             news: None,
@@ -217,7 +220,7 @@ impl Worker {
 
     /// One round through news, writes and both sides' reads; whether anything happened.
     fn step(&mut self, slot: &mut Slot, index: usize, budget: &mut usize) -> bool {
-        let mut progress = self.connect_step(slot, index);
+        let mut progress = self.connect_step(slot, index) | self.secure_step(slot, index);
         if let Some(news) = slot.news.take() {
             self.event(slot, index, news);
             progress = true;
@@ -240,16 +243,24 @@ impl Worker {
             return false;
         };
         let conn = &mut upstream.conn;
-        if !upstream.connecting || !(conn.writable || conn.failed || conn.hangup) {
+        let ready = conn.writable || conn.readable || conn.failed || conn.hangup;
+        if !upstream.connecting || !ready {
             return false;
         }
-        upstream.connecting = false;
-        slot.again_at = None;
-        match conn.stream.connected() {
-            Ok(()) => self.event(slot, index, Event::Connected { reused: false }),
-            Err(error) => {
+        let outcome = match conn.stream.connected() {
+            Ok(()) => self.secure_upstream(conn, upstream.peer.seal.as_ref()),
+            Err(error) => Err(act::failure(&error)),
+        };
+        match outcome {
+            Ok(false) => return false,
+            Ok(true) => {
+                upstream.connecting = false;
+                slot.again_at = None;
+                self.event(slot, index, Event::Connected { reused: false });
+            }
+            Err(failure) => {
                 self.drop_upstream(slot);
-                self.event(slot, index, Event::ConnectFailed(act::failure(&error)));
+                self.event(slot, index, Event::ConnectFailed(failure));
             }
         }
         true

@@ -9,7 +9,7 @@ use super::{HeadLimits, RejectReason};
 const OPTIONS_MAX: usize = 16;
 
 /// Longest field name that [`Field::of`] knows.
-const KNOWN_BYTES_MAX: usize = 18;
+const KNOWN_BYTES_MAX: usize = 21;
 
 /// Fields that a `Connection` option cannot take away (RFC 9110, section 7.6.1: an option
 /// must not name a field meant for all recipients). Those that the edge writes itself are
@@ -110,7 +110,7 @@ pub(super) enum Field {
     RequestId,
     /// Meant for one hop, or for the edge alone; never passed on.
     HopByHop,
-    /// X-Forwarded-* and the like: what clients say of themselves is not passed on as it is.
+    /// X-Forwarded-*, X-Client-Cert-Subject and the like: what clients say of themselves is not passed on as it is.
     Forwarded,
     /// One of the above written with `_` for `-`: servers that turn field names into
     /// variables would take it for the real one. Not passed on.
@@ -157,6 +157,7 @@ impl Field {
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
             17 if is(b"x-forwarded-proto") => Self::Forwarded,
             18 if is(b"x-forwarded-server") || is(b"x-forwarded-prefix") => Self::Forwarded,
+            21 if is(b"x-client-cert-subject") => Self::Forwarded,
             _ => Self::Other,
         }
     }

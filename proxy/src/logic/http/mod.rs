@@ -247,6 +247,9 @@ pub enum RejectReason {
     /// CONNECT with a body.
     #[error("CONNECT with a body")]
     ConnectBody,
+    /// A host that is not served on this connection.
+    #[error("the host is not served on this connection")]
+    Misdirected,
     /// 101 to a request that did not ask for an upgrade.
     #[error("101 to a request without Upgrade")]
     UnaskedUpgrade,
@@ -260,6 +263,7 @@ impl RejectReason {
             Self::BodyTooLong => 413,
             Self::TargetTooLong => 414,
             Self::Expectation => 417,
+            Self::Misdirected => 421,
             Self::TooManyFields | Self::HeadTooLong => 431,
             // RFC 9112, section 6.1: a coding that is not understood.
             Self::Coding | Self::Connect => 501,

@@ -120,6 +120,8 @@ pub struct Origin<'o> {
     pub trusted: bool,
     /// The id that was made for it, if any.
     pub request_id: Option<&'o RequestId>,
+    /// The subject of the client's certificate; empty when it was asked and showed none.
+    pub subject: Option<&'o str>,
 }
 
 /// The request id that a trusted head brings with it, if it is one that can be passed on and
@@ -172,6 +174,9 @@ pub(super) fn write_origin(
     }
     if let Some(id) = origin.request_id {
         write_field(out, b"X-Request-Id", id);
+    }
+    if let Some(subject) = origin.subject {
+        write_field(out, b"X-Client-Cert-Subject", subject.as_bytes());
     }
 }
 
@@ -250,6 +255,7 @@ mod tests {
             style: Style::Both,
             trusted: false,
             request_id: None,
+            subject: None,
         }
     }
 

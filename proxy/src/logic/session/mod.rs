@@ -16,6 +16,7 @@ pub mod crowd;
 pub mod dial;
 pub mod http;
 pub mod opaque;
+mod secured;
 #[cfg(not(flocker_loom))]
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use std::{
 
 use flocker_api::route::{OnMove, Route, RouteKey};
 
+pub use self::secured::{Agreed, Offer, Seal, Secured};
 use self::{
     crowd::{Crowds, Ticket},
     dial::{Dial, Next},
@@ -101,7 +103,7 @@ pub enum Event<'a> {
         /// It has served before.
         reused: bool,
     },
-    /// The upstream could not be connected.
+    /// The upstream could not be connected, or no TLS spoken with it.
     ConnectFailed(ConnectFailure),
     /// Bytes were relayed, because of [`Want::Pipe`].
     Piped {
@@ -110,6 +112,8 @@ pub enum Event<'a> {
         /// How many.
         bytes: u64,
     },
+    /// TLS is spoken with the client.
+    Secured(&'a Agreed),
     /// A gate has answered.
     Called(Call),
     /// A gate is being quiesced: what is opaque and established shall end.
@@ -131,6 +135,8 @@ pub enum ConnectFailure {
     Refused,
     /// No answer in time.
     TimedOut,
+    /// It speaks no TLS, or its certificate is not to be trusted.
+    Untrusted,
     /// We have no descriptor, port or memory for it.
     NoResources,
 }
@@ -140,7 +146,7 @@ impl ConnectFailure {
     #[must_use]
     pub(crate) fn cause(self) -> Cause {
         match self {
-            Self::Refused => Cause::Upstream,
+            Self::Refused | Self::Untrusted => Cause::Upstream,
             Self::TimedOut => Cause::UpstreamTimeout,
             Self::NoResources => Cause::Resources,
         }
@@ -148,17 +154,21 @@ impl ConnectFailure {
 }
 
 /// What the driver shall do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Connect the upstream side; replaces the one there is.
     Connect {
         /// Where to.
         to: SocketAddr,
+        /// How TLS is spoken with it; `None` in clear.
+        seal: Option<Arc<Seal>>,
         /// Whether an idle connection will do.
         reuse: Reuse,
         /// How long it may take.
         within: Duration,
     },
+    /// Speak TLS with the client, see [`Session::offer`]; then [`Event::Secured`].
+    Terminate,
     /// Keep the upstream connection for others, and have none.
     Keep,
     /// Close the upstream connection, and have none. What was to be written to it is dropped.
@@ -363,10 +373,17 @@ impl Key {
     fn find<'t>(&self, table: &'t Table) -> Option<Found<'t>> {
         let entry = match self {
             Self::Tcp(port) => table.lookup_tcp(*port),
-            Self::Https(host) => table.lookup_https(host, ""),
+            // What is passed through.
+            Self::Https(host) => {
+                let found = table.lookup_https(host, "");
+                found.filter(|entry| entry.route.tls.is_passthrough())
+            }
             Self::Request { scheme, host, path } => match scheme {
                 Scheme::Http => table.lookup_http(host, path),
-                Scheme::Https => table.lookup_https(host, path),
+                Scheme::Https => {
+                    let found = table.lookup_https(host, path);
+                    found.filter(|entry| !entry.route.tls.is_passthrough())
+                }
             },
         }?;
         Some(Found {
@@ -393,6 +410,8 @@ pub(crate) struct Way {
     pub(crate) admission: Admission,
     /// `None` while none of the route's upstreams may be tried.
     pub(crate) to: Option<SocketAddr>,
+    /// How TLS is spoken there.
+    pub(crate) seal: Option<Arc<Seal>>,
 }
 
 /// What the gate of a key said.
@@ -452,6 +471,7 @@ pub(crate) fn resolve(
     let lease = found.set.pick(client, tried, now);
     Some(Way {
         to: lease.as_ref().map(Lease::address),
+        seal: Seal::of(found.route),
         admission: admission.with_lease(lease),
     })
 }
@@ -531,10 +551,26 @@ pub enum Session {
 impl Session {
     /// Handles an event.
     pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+        if let (Self::Opaque(session), Event::Secured(agreed)) = (&mut *self, event) {
+            if let Some(secured) = session.secured(agreed) {
+                let until = cx.now + cx.limits.head_timeout;
+                let session = http::Session::begin(Scheme::Https, until);
+                *self = Self::Http(Box::new(session.with_secured(Some(Arc::new(secured)))));
+            }
+            return;
+        }
         match self {
             Self::Opaque(session) => session.handle(event, cx),
             Self::Http(session) => session.handle(event, cx),
             Self::Carrier(carrier) => carrier.handle(event, cx),
+        }
+    }
+
+    /// See [`opaque::Session::offer`].
+    pub fn offer(&mut self) -> Option<(&Offer, Vec<u8>)> {
+        match self {
+            Self::Opaque(session) => session.offer(),
+            Self::Http(_) | Self::Carrier(_) => None,
         }
     }
 

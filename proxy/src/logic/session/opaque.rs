@@ -16,10 +16,13 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    Action, Admit, ConnectFailure, Cx, Ending, Event, Key, Reuse, Side, Want, Way, admit, claim,
+    Action, Admit, Agreed, ConnectFailure, Cx, Ending, Event, Key, Offer, Reuse, Secured, Side,
+    Want, Way, admit, claim,
     crowd::Ticket,
     dial::{Dial, Next},
-    failed, resolve, served,
+    failed, resolve,
+    secured::{Alert, refusal},
+    served,
     tunnel::{Course, Tunnel, tunnel_over},
 };
 use crate::logic::{
@@ -46,6 +49,11 @@ pub struct Session {
 enum State {
     Sniffing {
         until: Instant,
+    },
+    /// The driver shakes hands.
+    Securing {
+        until: Instant,
+        offer: Box<Offer>,
     },
     Parked {
         place: Place,
@@ -102,7 +110,10 @@ impl Session {
                 self.admitted(verdict, cx);
             }
             // Dropping the place frees it.
-            (State::Sniffing { .. }, Event::Timer | Event::Drain | Event::Eof(_))
+            (
+                State::Sniffing { .. } | State::Securing { .. },
+                Event::Timer | Event::Drain | Event::Eof(_),
+            )
             | (State::Parked { .. }, Event::Hangup(_)) => {
                 self.blame(match event {
                     Event::Timer => Cause::ClientTimeout,
@@ -199,7 +210,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Sniffing { until } => Some(*until),
+            State::Sniffing { until } | State::Securing { until, .. } => Some(*until),
             State::Connecting { dial, .. } => dial.again_at,
             State::Relaying(tunnel) => Some(tunnel.deadline()),
             State::Parked { .. } | State::Closed { .. } => None,
@@ -234,12 +245,51 @@ impl Session {
             Sniff::NeedMore => {}
             Sniff::Sni(host) => {
                 self.key = Key::Https(host.as_str().to_owned());
-                self.arrive(cx);
+                match (Offer::find(cx.tables.current(), host.as_str()), &self.state) {
+                    (Some(offer), State::Sniffing { until }) => {
+                        self.state = State::Securing {
+                            until: *until,
+                            offer: Box::new(offer),
+                        };
+                        cx.act(Action::Terminate);
+                    }
+                    _ => self.arrive(cx),
+                }
             }
-            Sniff::NoSni | Sniff::Malformed(_) => {
-                cx.counters.malformed.inc();
-                self.blame(Cause::Policy);
-                self.end(None, Ending::Clean, cx);
+            Sniff::NoSni => self.refuse(Alert::UnrecognizedName, cx),
+            Sniff::Malformed(reason) => self.refuse(Alert::of(reason), cx),
+        }
+    }
+
+    /// Ends with what leads nowhere.
+    fn refuse(&mut self, alert: Alert, cx: &mut Cx<'_>) {
+        cx.counters.malformed.inc();
+        self.blame(Cause::Policy);
+        refusal(&self.ahead, alert, cx.out[Side::Downstream as usize]);
+        self.end(None, Ending::Linger, cx);
+    }
+
+    /// What is to be offered to the client, and its ClientHello; once, after
+    /// [`Action::Terminate`].
+    pub fn offer(&mut self) -> Option<(&Offer, Vec<u8>)> {
+        match &self.state {
+            State::Securing { offer, .. } => Some((offer, std::mem::take(&mut self.ahead))),
+            _ => None,
+        }
+    }
+
+    /// The handshake is done: what is known of the connection. Hosts and terms are those that
+    /// the ClientHello was read for here, whatever certificate TLS has chosen by it.
+    pub(super) fn secured(&mut self, agreed: &Agreed) -> Option<Secured> {
+        let state = std::mem::replace(&mut self.state, State::Closed { _admission: None });
+        match state {
+            State::Securing { offer, .. } => Some(Secured {
+                offer: *offer,
+                agreed: agreed.clone(),
+            }),
+            state => {
+                self.state = state;
+                None
             }
         }
     }
@@ -291,6 +341,13 @@ impl Session {
             }
             Admit::NoRoute => {
                 cx.counters.no_route.inc();
+                if let Key::Https(_) = self.key {
+                    refusal(
+                        &self.ahead,
+                        Alert::UnrecognizedName,
+                        cx.out[Side::Downstream as usize],
+                    );
+                }
                 self.blame(Cause::Policy);
                 self.end(None, Ending::Clean, cx);
             }
@@ -307,6 +364,7 @@ impl Session {
         }
         cx.act(Action::Connect {
             to,
+            seal: way.seal,
             reuse: Reuse::Never,
             within: cx.limits.connect_timeout,
         });

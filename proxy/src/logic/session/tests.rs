@@ -234,6 +234,7 @@ impl Rig {
 pub(super) fn connect(to: SocketAddr, reuse: Reuse) -> Action {
     Action::Connect {
         to,
+        seal: None,
         reuse,
         within: limits().connect_timeout,
     }

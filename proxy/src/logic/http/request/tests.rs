@@ -20,6 +20,7 @@ const ORIGIN: Origin<'static> = Origin {
     style: Style::XForwarded,
     trusted: false,
     request_id: None,
+    subject: None,
 };
 
 fn limits() -> HeadLimits {

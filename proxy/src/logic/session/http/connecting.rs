@@ -68,6 +68,7 @@ impl Session {
         }
         cx.act(Action::Connect {
             to,
+            seal: way.seal,
             reuse,
             within: cx.limits.connect_timeout,
         });
@@ -92,6 +93,7 @@ impl Session {
         let most = found.and_then(|found| found.route.body_bytes_max);
         let hop = Hop {
             scheme: self.scheme,
+            subject: self.secured.as_ref().and_then(|secured| secured.subject()),
             reused,
             body_bytes_max: most.unwrap_or(u64::MAX),
         };
@@ -165,6 +167,7 @@ impl Session {
                 self.blame(failure.cause());
                 let status = match failure {
                     ConnectFailure::TimedOut => 504,
+                    ConnectFailure::Untrusted => 502,
                     ConnectFailure::Refused | ConnectFailure::NoResources => 503,
                 };
                 self.fail(status, &request, admission.gate(), true, cx);

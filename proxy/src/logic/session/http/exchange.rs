@@ -74,9 +74,11 @@ pub(super) struct Exchange {
 
 /// What a request comes through.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hop {
+pub(super) struct Hop<'h> {
     /// On the client's side.
     pub(super) scheme: Scheme,
+    /// The subject of the client's certificate, if it was asked for one.
+    pub(super) subject: Option<&'h str>,
     /// Whether the upstream's connection has served before.
     pub(super) reused: bool,
     /// Most bytes of its body.
@@ -137,7 +139,7 @@ impl Exchange {
     pub(super) fn begin(
         admission: Admission,
         request: Request,
-        hop: Hop,
+        hop: Hop<'_>,
         ahead: &mut Vec<u8>,
         cx: &mut Cx<'_>,
     ) -> Self {
@@ -148,6 +150,7 @@ impl Exchange {
             style: limits.policy.origins.style,
             trusted: request.trusted,
             request_id: request.id.as_ref(),
+            subject: hop.subject,
         };
         let out = &mut *cx.out[Side::Upstream as usize];
         write_upstream_head(&request.head, ahead, &origin, out);

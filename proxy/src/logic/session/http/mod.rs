@@ -30,11 +30,11 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use self::exchange::{Exchange, Turn};
 use super::{
-    Action, Admit, Cx, Ending, Event, Key, Side, Want, claim,
+    Action, Admit, Cx, Ending, Event, Key, Secured, Side, Want, claim,
     crowd::Ticket,
     dial::Dial,
     served,
@@ -58,6 +58,8 @@ const HEAD_READ: usize = 8 << 10;
 #[derive(Debug)]
 pub struct Session {
     scheme: Scheme,
+    /// What is known of the TLS that it came through.
+    secured: Option<Arc<Secured>>,
     /// Where the request at hand leads.
     key: Key,
     /// What the client sent and is not dealt with: a head, the beginning of a body, what it
@@ -123,6 +125,7 @@ impl Session {
     pub fn begin(scheme: Scheme, until: Instant) -> Self {
         Self {
             scheme,
+            secured: None,
             key: Key::Tcp(0),
             ahead: Vec::new(),
             state: State::Reading { until },
@@ -132,6 +135,18 @@ impl Session {
             visit: None,
             fresh: true,
         }
+    }
+
+    /// The same session, with what is known of the TLS that it came through.
+    #[must_use]
+    pub fn with_secured(self, secured: Option<Arc<Secured>>) -> Self {
+        Self { secured, ..self }
+    }
+
+    /// What is known of the TLS that it came through.
+    #[must_use]
+    pub fn secured(&self) -> Option<&Arc<Secured>> {
+        self.secured.as_ref()
     }
 
     /// See [`super::Session::handle`].

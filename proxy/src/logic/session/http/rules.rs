@@ -95,6 +95,11 @@ impl Session {
         let target = head.path(&self.ahead);
         path::normalise(target, path);
         let table = cx.tables.current();
+        if let Some(secured) = &self.secured
+            && secured.is_misdirected(table, host, path)
+        {
+            return Err(RejectReason::Misdirected);
+        }
         let decides = match scheme {
             Scheme::Http => table.has_paths_http(host),
             Scheme::Https => table.has_paths_https(host),
