@@ -199,6 +199,7 @@ struct LimitsFile {
     drain_ms: u64,
     upgrade_timeout_ms: u64,
     upgrade_drain_ms: u64,
+    metrics_routes: usize,
 }
 
 impl Default for LimitsFile {
@@ -243,6 +244,7 @@ impl Default for LimitsFile {
             drain_ms: 30_000,
             upgrade_timeout_ms: 30_000,
             upgrade_drain_ms: 3_600_000,
+            metrics_routes: 500,
         }
     }
 }
@@ -283,6 +285,8 @@ pub struct Config {
     pub upgrade_timeout: Duration,
     /// How long a process that was taken over from serves what it has.
     pub upgrade_drain: Duration,
+    /// Most routes with metrics of their own.
+    pub metrics_routes: usize,
     /// What the file says, key by key, without its routes.
     keys: BTreeMap<String, String>,
     sessions: usize,
@@ -477,6 +481,7 @@ fn check(file: File) -> Result<Config, String> {
         resolve_interval: Duration::from_millis(limits.resolve_interval_ms),
         upgrade_timeout: Duration::from_millis(limits.upgrade_timeout_ms),
         upgrade_drain: Duration::from_millis(limits.upgrade_drain_ms),
+        metrics_routes: limits.metrics_routes,
         sessions: limits.sessions,
         pipes: limits.pipes,
         worker: WorkerLimits::new(&limits, policy),

@@ -6,7 +6,7 @@ use axum::{
     Extension, Router,
     body::Bytes,
     extract::{Path as UrlPath, Request, State},
-    http::{Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -285,13 +285,25 @@ async fn order<A>(
     replied.await.map_err(|_| stopping())
 }
 
-async fn show_metrics(State(edge): State<Arc<Edge>>) -> Response {
+async fn show_metrics(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Response {
+    const OPENMETRICS: &str = "application/openmetrics-text";
+    let accept = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok());
+    let openmetrics = accept.is_some_and(|accept| accept.contains(OPENMETRICS));
     // A million routes take their time, and others shall be answered meanwhile.
     let text = tokio::task::spawn_blocking(move || metrics::encode(&edge)).await;
     let Ok(text) = text else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let (kind, text) = match openmetrics {
+        true => (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            text,
+        ),
+        false => (
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics::to_text(&text),
+        ),
+    };
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 

@@ -295,3 +295,51 @@ fn systemd_is_told_of_each_step() {
         .unwrap();
     until("STOPPING=1");
 }
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let edge = Edge::start();
+    edge.route(KEY, &[Upstream::serve("ok")]);
+    let token = edge.pause(KEY, hold(10_000));
+    let mut client = Conn::connect(edge.http());
+    client.send(get("/"));
+    edge.wait_parked(KEY, 1);
+    let text = edge.metrics();
+    assert!(
+        text.contains("flocker_edge_gate_parked{route=\"http:a.test\"} 1"),
+        "{text}"
+    );
+    edge.resume(KEY, token).unwrap();
+    assert_eq!(client.read_response().text(), "ok");
+    let text = edge.metrics();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    for line in [
+        "flocker_edge_ended_total{route=\"http:a.test\",cause=\"done\"} 1",
+        "flocker_edge_holds_total{route=\"http:a.test\",outcome=\"released\"} 1",
+        "flocker_edge_route_hold_seconds_count{route=\"http:a.test\"} 1",
+        "flocker_edge_route_bytes_total{route=\"http:a.test\",to=\"client\"}",
+    ] {
+        assert!(body.contains(line), "{line} is missing in\n{body}");
+    }
+    // Every series has a help text.
+    for line in body.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(body.contains(&format!("# HELP {name} ")), "{name}");
+    }
+    // Chunks are for the wire; promtool wants the text.
+    let path = edge.file("metrics");
+    let text: String = body
+        .lines()
+        .filter(|line| line.starts_with('#') || line.starts_with("flocker"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(&path, text).unwrap();
+    let output = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::fs::File::open(&path).unwrap())
+        .output()
+        .expect("promtool is there: see scripts/packages");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}

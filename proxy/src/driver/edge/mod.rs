@@ -48,7 +48,7 @@ use crate::{
         gate::{Bell, Call},
         session::Table,
     },
-    metrics::{Counters, Histogram},
+    metrics::{Counters, Histogram, Shown},
 };
 
 /// Longest wait for the workers to close a listener.
@@ -67,6 +67,7 @@ pub struct Edge {
     started: Instant,
     change: Mutex<Change>,
     watch: Watch,
+    shown: Shown,
     predecessors: Predecessors,
     /// Verbs that change something come one after the other; see [`Edge::turn`].
     turn: tokio::sync::Mutex<()>,
@@ -158,6 +159,7 @@ impl Edge {
                 retired: false,
                 file_routes: Vec::new(),
             }),
+            shown: Shown::default(),
             predecessors: Predecessors::default(),
             turn: tokio::sync::Mutex::new(()),
             config,
@@ -215,6 +217,12 @@ impl Edge {
     #[must_use]
     pub fn access(&self) -> &access::Handle {
         &self.access
+    }
+
+    /// The routes that have metrics of their own.
+    #[must_use]
+    pub fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     /// How long quiesces took that succeeded.

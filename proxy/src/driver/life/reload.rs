@@ -7,7 +7,7 @@ use super::Life;
 use crate::config::Config;
 
 /// Keys that count only after an upgrade or a restart.
-const LATER: [&str; 8] = [
+const LATER: [&str; 9] = [
     "name",
     "workers",
     "user",
@@ -15,7 +15,8 @@ const LATER: [&str; 8] = [
     "listen.",
     "admin.",
     "limits.pipes",
-    "limits.sessions",
+    "limits.metrics_routes",
+    "error_pages",
 ];
 
 impl Life {

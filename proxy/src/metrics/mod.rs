@@ -4,29 +4,35 @@
 //! Workers count for themselves, without knowing of one another; a scrape adds them up. What a
 //! name means is said once, as its help text below.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a scrape shows how long gates have been as they are"
+)]
+
+mod routes;
+
 use std::{
     fmt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::Registry,
 };
 
 use crate::{
     driver::edge::Edge,
-    logic::{
-        access::{Cause, Timers},
-        session::Table,
-    },
+    logic::access::{Cause, Timers},
 };
+
+pub use self::routes::Shown;
 
 /// A number that one or many threads count and any may read.
 #[derive(Debug, Default)]
@@ -369,81 +375,9 @@ impl Collector for Scrape {
             help,
             &[edge.quiesce_time()],
         )?;
-        routes(&mut encoder, &table)
+        let most = edge.config().metrics_routes;
+        routes::encode(&mut encoder, &table, edge.shown(), most, Instant::now())
     }
-}
-
-/// What is counted by route; routes that nobody has used are left out.
-fn routes(encoder: &mut DescriptorEncoder<'_>, table: &Table) -> Result<(), fmt::Error> {
-    const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-    let used: Vec<_> = table
-        .entries()
-        .filter(|entry| entry.gate.stats.requests.value() > 0)
-        .map(|entry| (entry.route.key.to_string(), &entry.gate))
-        .collect();
-
-    let help = "Requests, or sessions of opaque routes, by route";
-    let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
-    for (route, gate) in &used {
-        labelled(
-            &mut family,
-            &[("route", route)],
-            gate.stats.requests.value(),
-        )?;
-    }
-    let help = "Requests answered by the edge with an error, and sessions closed unserved";
-    let mut family = encoder.encode_descriptor("failed", help, None, MetricType::Counter)?;
-    for (route, gate) in &used {
-        labelled(&mut family, &[("route", route)], gate.stats.failed.value())?;
-    }
-    let help = "HTTP responses by route and class of their status";
-    let mut family = encoder.encode_descriptor("responses", help, None, MetricType::Counter)?;
-    for (route, gate) in &used {
-        for (code, class) in CODES.iter().zip(&gate.stats.classes) {
-            if class.value() > 0 {
-                labelled(
-                    &mut family,
-                    &[("route", route.as_str()), ("code", *code)],
-                    class.value(),
-                )?;
-            }
-        }
-    }
-    let help = "Sessions and requests that were parked or would have been, by what became of them";
-    let mut family = encoder.encode_descriptor("holds", help, None, MetricType::Counter)?;
-    for (route, gate) in &used {
-        let counts = gate.counts();
-        for (outcome, value) in [
-            ("released", counts.released),
-            ("refused_limit", counts.refused_limit),
-            ("refused_deadline", counts.refused_deadline),
-            ("client_gone", counts.client_gone),
-        ] {
-            if value > 0 {
-                labelled(
-                    &mut family,
-                    &[("route", route.as_str()), ("outcome", outcome)],
-                    value,
-                )?;
-            }
-        }
-    }
-    let help = "Admitted and not yet done, by route";
-    let mut family = encoder.encode_descriptor("in_flight", help, None, MetricType::Gauge)?;
-    for (route, gate) in &used {
-        family
-            .encode_family(&[("route", route.as_str())])?
-            .encode_gauge(&signed(gate.in_flight()))?;
-    }
-    Ok(())
-}
-
-fn labelled<S: EncodeLabelSet>(
-    family: &mut MetricEncoder<'_>,
-    labels: &S,
-    value: u64,
-) -> Result<(), fmt::Error> {
-    count(family.encode_family(labels)?, value)
 }
 
 fn count(mut counter: MetricEncoder<'_>, value: u64) -> Result<(), fmt::Error> {
@@ -456,6 +390,14 @@ fn durations(
     help: &str,
     parts: &[&Histogram],
 ) -> Result<(), fmt::Error> {
+    let (sum, total, buckets) = durations_of(parts);
+    encoder
+        .encode_descriptor(name, help, None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(sum, total, &buckets, None)
+}
+
+/// Sum in s, count, and counts by bucket of several histograms together.
+fn durations_of(parts: &[&Histogram]) -> (f64, u64, Vec<(f64, u64)>) {
     let mut buckets: Vec<(f64, u64)> = BUCKETS_US
         .iter()
         .map(|us| (Duration::from_micros(*us).as_secs_f64(), 0))
@@ -470,9 +412,36 @@ fn durations(
         }
     }
     let total = buckets.iter().map(|(_, count)| count).sum();
-    encoder
-        .encode_descriptor(name, help, None, MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(sum, total, &buckets, None)
+    (sum, total, buckets)
+}
+
+/// The older text form of the same (exposition format 0.0.4): what a scraper gets that does not
+/// ask for OpenMetrics. There the name of a counter is the one of its samples.
+#[must_use]
+pub fn to_text(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let mut help = None;
+    for line in openmetrics.lines() {
+        if line.starts_with("# HELP ") {
+            help = Some(line);
+        } else if let Some(of) = line.strip_prefix("# TYPE ") {
+            let total = match of.ends_with(" counter") {
+                true => "_total",
+                false => "",
+            };
+            for line in help.take().into_iter().chain([line]) {
+                // "# KIND NAME REST"
+                let mut words = line.splitn(4, ' ');
+                let mut word = || words.next().unwrap_or_default();
+                let (hash, kind, name, rest) = (word(), word(), word(), word());
+                text.push_str(&format!("{hash} {kind} {name}{total} {rest}\n"));
+            }
+        } else if !line.starts_with('#') {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
 }
 
 fn signed(value: u64) -> i64 {
@@ -494,6 +463,15 @@ mod tests {
         assert_eq!(counts[1], 1);
         assert_eq!(counts[BUCKETS_US.len()], 1);
         assert!((sum - 40.000_202).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_older_form_names_counters_as_their_samples() {
+        let openmetrics = "# HELP a Some words.\n# TYPE a counter\na_total{x=\"# y\"} 1\n\
+                           # HELP b More.\n# TYPE b gauge\nb 2\n# EOF\n";
+        let text = "# HELP a_total Some words.\n# TYPE a_total counter\na_total{x=\"# y\"} 1\n\
+                    # HELP b More.\n# TYPE b gauge\nb 2\n";
+        assert_eq!(to_text(openmetrics), text);
     }
 
     #[test]
