@@ -16,7 +16,10 @@ use flocker_api::{
 };
 use serde::Deserialize;
 
-use crate::driver::{fence::FenceConfig, transport::TransferLimits, volumes::StorageConfig};
+use crate::{
+    driver::{fence::FenceConfig, transport::TransferLimits, volumes::StorageConfig},
+    logic::schedule::Pace,
+};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -96,6 +99,17 @@ pub struct Limits {
     pub transfer_stall_ms: u64,
     /// How long a transfer waits for a volume with which something else is done, in ms.
     pub transfer_lock_ms: u64,
+    /// Most streams that continuous replication sends at once.
+    pub replication_sends_max: usize,
+    /// Shortest time between two looks at what has changed, in ms.
+    pub replication_look_ms: u64,
+    /// Pause after a failed round, doubled with each further one, in ms.
+    pub replication_retry_ms: u64,
+    /// Longest pause after failed rounds, in ms.
+    pub replication_retry_max_ms: u64,
+    /// How long a volume is left alone by continuous replication after something else was done
+    /// with it, such as a part of a move, in ms.
+    pub replication_hold_ms: u64,
 }
 
 impl Default for Limits {
@@ -117,6 +131,11 @@ impl Default for Limits {
             transfer_heartbeat_ms: 2_000,
             transfer_stall_ms: 120_000,
             transfer_lock_ms: 5_000,
+            replication_sends_max: 4,
+            replication_look_ms: 250,
+            replication_retry_ms: 1_000,
+            replication_retry_max_ms: 60_000,
+            replication_hold_ms: 5_000,
         }
     }
 }
@@ -138,6 +157,18 @@ impl Limits {
             stall: Duration::from_millis(self.transfer_stall_ms),
             lock: Duration::from_millis(self.transfer_lock_ms),
             ..TransferLimits::default()
+        }
+    }
+
+    /// That of continuous replication.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        Pace {
+            sends_max: self.replication_sends_max,
+            look: Duration::from_millis(self.replication_look_ms),
+            retry_first: Duration::from_millis(self.replication_retry_ms),
+            retry_max: Duration::from_millis(self.replication_retry_max_ms),
+            hold: Duration::from_millis(self.replication_hold_ms),
         }
     }
 
@@ -377,6 +408,9 @@ impl Limits {
             ("transfer_connect_ms", self.transfer_connect_ms),
             ("transfer_heartbeat_ms", self.transfer_heartbeat_ms),
             ("transfer_stall_ms", self.transfer_stall_ms),
+            ("replication_sends_max", self.replication_sends_max as u64),
+            ("replication_look_ms", self.replication_look_ms),
+            ("replication_retry_ms", self.replication_retry_ms),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("limits.{key}: must be above 0"));
@@ -385,6 +419,11 @@ impl Limits {
             return Err(
                 "limits.transfer_silence_ms: must be at least twice transfer_heartbeat_ms"
                     .to_owned(),
+            );
+        }
+        if self.replication_retry_max_ms < self.replication_retry_ms {
+            return Err(
+                "limits.replication_retry_max_ms: must be at least replication_retry_ms".to_owned(),
             );
         }
         if self.engine_ms < 1_000 {
@@ -432,6 +471,7 @@ mod tests {
         let config = Config::load(&sample).unwrap();
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.limits.transfer(), TransferLimits::default());
+        assert_eq!(config.limits.pace(), Pace::default());
         let name = "notes".parse().unwrap();
         assert_eq!(
             config.mount_path(&name),

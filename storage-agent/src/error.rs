@@ -77,6 +77,9 @@ pub enum VolumeError {
         "volume {0} is on the receiving node without any snapshot, so that nothing tells what it is a copy of; destroyed there, it is sent anew"
     )]
     NoSnapshots(VolumeId),
+    /// The policy of replication is none that can be kept.
+    #[error("the replication policy cannot be kept: {0}")]
+    Policy(String),
     /// Something else is being done with it.
     #[error("volume {id} is busy: {reason}")]
     Busy {
@@ -186,6 +189,7 @@ impl VolumeError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Policy(_) => ErrorCode::InvalidRequest,
             Self::NameTaken { .. } => ErrorCode::AlreadyExists,
             Self::StaleEpoch { .. } => ErrorCode::StaleEpoch,
             Self::NotPrimary { .. } => ErrorCode::NotPrimary,

@@ -108,9 +108,14 @@ async fn serve(config: Config, fence: Fence) -> anyhow::Result<()> {
         limits: transfer,
         tls: tls.clone(),
     };
-    let volumes = Volumes::open_over(config.storage.clone(), node.clone(), link)
-        .await
-        .with_context(|| format!("cannot open the storage of {node}"))?;
+    let volumes = Volumes::open_over(
+        config.storage.clone(),
+        node.clone(),
+        link,
+        config.limits.pace(),
+    )
+    .await
+    .with_context(|| format!("cannot open the storage of {node}"))?;
     let runtime =
         open_runtime(&config).with_context(|| format!("cannot open the runtime of {node}"))?;
     let api = listen(config.api, "api.listen").await?;

@@ -33,6 +33,7 @@ use uuid::Uuid;
 use crate::{
     container::{ContainerSpec, ContainerStatus},
     name::{NodeName, VolumeId, VolumeName},
+    replication::Keep,
     volume::{Epoch, Role, Snapshot, VolumeStatus},
 };
 
@@ -232,6 +233,9 @@ pub struct Handshake {
     pub epoch: Epoch,
     /// The sender's role; only a primary replicates.
     pub role: Role,
+    /// Which snapshots the receiver shall keep.
+    #[serde(default)]
+    pub keep: Keep,
 }
 
 /// What a node does when its lease runs out.

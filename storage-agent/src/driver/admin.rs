@@ -19,7 +19,7 @@ use axum::{
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use flocker_api::{
     ErrorBody, ErrorCode,
@@ -28,6 +28,7 @@ use flocker_api::{
         PreflightReply, PreflightRequest, ReplicateRequest, StopReply,
     },
     name::{AppName, VolumeId},
+    replication::SetReplication,
     tls::Listener,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -112,6 +113,7 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
         .route("/v1/volumes/{id}", get(volume).delete(destroy_volume))
         .route("/v1/volumes/{id}/snapshot", post(snapshot))
         .route("/v1/volumes/{id}/replicate", post(replicate))
+        .route("/v1/volumes/{id}/replication", put(set_replication))
         .route("/v1/volumes/{id}/promote", post(promote))
         .route("/v1/volumes/{id}/demote", post(demote))
         .route("/v1/containers/{app}", axum::routing::delete(remove))
@@ -361,6 +363,17 @@ async fn replicate(State(agent): Shared, Path(id): Path<String>, request: Body) 
             let reply = containers.parts().4.replicate(id, request).await?;
             counted.metrics.transfer(&reply);
             Ok(reply)
+        })
+        .await
+}
+
+async fn set_replication(State(agent): Shared, Path(id): Path<String>, request: Body) -> Response {
+    let id: VolumeId = parse!(agent, "set-replication", part("volume id", &id));
+    let request: SetReplication = parse!(agent, "set-replication", body(request));
+    let containers = agent.containers.clone();
+    agent
+        .run("set-replication", async move {
+            Ok(containers.parts().4.set_replication(id, request).await?)
         })
         .await
 }

@@ -1,14 +1,20 @@
 //! The receiving side: one session for each connection, one stream in it.
 //!
-//! After a stream has ended, however, the receiver looks at what it has and answers by that;
-//! the end of `receive` alone proves nothing.
+//! A stream that was taken whole, and that makes what its sender says, is acknowledged. After
+//! any other end the receiver looks at what it has and answers by that: a receive may have
+//! ended well although its end was not seen.
 
 use std::future::Future;
 
-use flocker_api::{ErrorBody, agent::StorageKind, volume::Guid};
+use flocker_api::{
+    ErrorBody,
+    agent::StorageKind,
+    volume::{Guid, Snapshot},
+};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
+    index::{Entry, next_createtxg},
     storage::{LocalCopy, ReceiveError, ReceiveSink, Stamp, Storage},
     transport::{Connection, FrameReader, FrameWriter, TransferLimits, peer},
     volumes::Volumes,
@@ -19,6 +25,7 @@ use crate::{
         label::Label,
         transfer::{Aftermath, admit, aftermath, genuine},
         wire::{Accept, Ack, Begin, End, Frame, Hello, PROTOCOL},
+        zstream::{self, Head},
     },
 };
 
@@ -56,8 +63,10 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
                     id: hello.handshake.volume,
                     reason: "something else is being done with it on the receiving node".to_owned(),
                 })?;
-        entry.forget();
-        let here = prepare(volumes.storage(), &hello, &connection.reader).await?;
+        if hello.look {
+            entry.forget();
+        }
+        let here = prepare(volumes, &entry, &hello, &connection.reader).await?;
         Ok((lock, here))
     }
     .await;
@@ -74,17 +83,9 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
             .unwrap_or_default(),
     };
     connection.writer.send(&Frame::Accept(accept)).await?;
-    let begin = match connection.reader.next_message().await {
-        Ok(Frame::Begin(begin)) => begin,
-        Ok(other) => return Err(out_of_turn(&connection.reader, &other)),
-        // The sender found nothing to send, or thought better of it.
-        Err(VolumeError::Peer { .. }) => return Ok(()),
-        Err(error) => return Err(error),
+    let Some(begin) = begun(&mut connection.reader).await? else {
+        return Ok(());
     };
-    if begin.to.parse::<Label>().is_err() {
-        let reason = format!("'{}' is no name of a snapshot", begin.to);
-        return Err(peer(connection.reader.address, reason));
-    }
     let progress = entry.progress.begin(&hello.handshake.from, &begin.to);
     let receiving = Receiving {
         storage: volumes.storage(),
@@ -93,11 +94,17 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
         begin: &begin,
         here: here.as_ref(),
     };
-    match receiving
+    // What is known holds again once it is known how this ends.
+    entry.forget();
+    let received = receiving
         .run(connection, &|bytes| progress.set(bytes))
-        .await
-    {
-        Ok(guid) => {
+        .await;
+    match received {
+        Ok((guid, now)) => {
+            entry.keep_for_sender(hello.handshake.keep.clone());
+            if now.is_some() {
+                volumes.learn(hello.handshake.volume, &entry, now);
+            }
             connection.writer.send(&Frame::Ack(Ack { guid })).await?;
             volumes.tidy_later(hello.handshake.volume);
             Ok(())
@@ -106,9 +113,26 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
     }
 }
 
+/// What the sender is about to send, if anything.
+async fn begun(reader: &mut FrameReader) -> Result<Option<Begin>, VolumeError> {
+    let begin = match reader.next_message().await {
+        Ok(Frame::Begin(begin)) => begin,
+        Ok(other) => return Err(out_of_turn(reader, &other)),
+        // The sender found nothing to send, or thought better of it.
+        Err(VolumeError::Peer { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if begin.to.parse::<Label>().is_err() {
+        let reason = format!("'{}' is no name of a snapshot", begin.to);
+        return Err(peer(reader.address, reason));
+    }
+    Ok(Some(begin))
+}
+
 /// Checks that the sender may send, and makes the copy ready to take it.
 async fn prepare(
-    storage: &Storage,
+    volumes: &Volumes,
+    entry: &Entry,
     hello: &Hello,
     reader: &FrameReader,
 ) -> Result<Option<LocalCopy>, VolumeError> {
@@ -119,7 +143,8 @@ async fn prepare(
         );
         return Err(peer(reader.address, reason));
     }
-    let here = storage.find(hello.handshake.volume).await?;
+    let storage = volumes.storage();
+    let here = volumes.look_up(hello.handshake.volume, entry).await?;
     let standing = here.as_ref().map(LocalCopy::standing);
     admit(&hello.handshake, hello.storage, storage.kind(), standing)?;
     if here.is_none() {
@@ -131,7 +156,10 @@ async fn prepare(
             });
         }
     }
-    if let Some(copy) = &here {
+    if let Some(copy) = &here
+        && copy.mounted_at.is_some()
+    {
+        entry.forget();
         storage.unmount(copy).await?;
     }
     Ok(here)
@@ -161,8 +189,8 @@ fn out_of_turn(reader: &FrameReader, frame: &Frame) -> VolumeError {
 
 /// How a stream ended, as far as the frames tell.
 enum Ended {
-    /// Whole.
-    Whole(End),
+    /// Whole; and what its first bytes say that it makes, where they say it.
+    Whole(End, Option<Head>),
     /// The taker would not have more of it.
     Taker,
 }
@@ -180,7 +208,7 @@ impl Receiving<'_> {
         &self,
         connection: &mut Connection,
         moved: &(dyn Fn(u64) + Sync),
-    ) -> Result<Guid, VolumeError> {
+    ) -> Result<(Guid, Option<LocalCopy>), VolumeError> {
         let handshake = &self.hello.handshake;
         let stamp = Stamp {
             id: handshake.volume,
@@ -196,7 +224,14 @@ impl Receiving<'_> {
         // Closes the taker's input: the end of a whole stream, the abort of any other.
         let finished = self.alive(&mut connection.writer, sink.finish()).await;
         let to = match (ended?, &finished) {
-            (Ended::Whole(end), _) => Some(end.guid),
+            // What was taken whole is what the stream itself says that it makes.
+            (Ended::Whole(end, Some(head)), Ok(()))
+                if head.to == end.guid && head.from == self.begin.from =>
+            {
+                self.storage.stamp(self.here, &stamp).await?;
+                return Ok((end.guid, self.grown(&stamp, end.guid)));
+            }
+            (Ended::Whole(end, _), _) => Some(end.guid),
             (Ended::Taker, Err(_)) => None,
             (Ended::Taker, Ok(())) => {
                 return Err(VolumeError::Damaged(
@@ -205,7 +240,23 @@ impl Receiving<'_> {
             }
         };
         let settled = self.settle(&stamp, to, finished);
-        self.alive(&mut connection.writer, settled).await
+        let guid = self.alive(&mut connection.writer, settled).await?;
+        Ok((guid, None))
+    }
+
+    /// The copy as it now is, where it was known before.
+    fn grown(&self, stamp: &Stamp, guid: Guid) -> Option<LocalCopy> {
+        let mut copy = self.here?.clone();
+        copy.snapshots.push(Snapshot {
+            name: self.begin.to.clone(),
+            guid,
+            createtxg: next_createtxg(&copy.snapshots),
+        });
+        copy.mounted_at = None;
+        copy.name = stamp.name.clone();
+        copy.size_bytes = stamp.size_bytes;
+        copy.epoch = stamp.epoch;
+        Some(copy)
     }
 
     /// Refuses a copy of which nothing tells what it is a copy of. Directories need not know.
@@ -227,7 +278,7 @@ impl Receiving<'_> {
         moved: &(dyn Fn(u64) + Sync),
     ) -> Result<Ended, VolumeError> {
         let Connection { reader, writer, .. } = connection;
-        let mut bytes = 0;
+        let (mut bytes, mut head) = (0, None);
         loop {
             let message = timeout(self.limits.stall, reader.next_message());
             let message = self.alive(writer, message).await;
@@ -237,6 +288,9 @@ impl Receiving<'_> {
             })??;
             match message {
                 Frame::Data(data) => {
+                    if bytes == 0 && self.storage.kind() != StorageKind::Directory {
+                        head = zstream::head(&data);
+                    }
                     bytes += data.len() as u64;
                     if let Err(error) = self.alive(writer, sink.write(data)).await {
                         tracing::debug!(%error, "the taker has ended");
@@ -244,7 +298,7 @@ impl Receiving<'_> {
                     }
                     moved(bytes);
                 }
-                Frame::End(end) if end.bytes == bytes => return Ok(Ended::Whole(end)),
+                Frame::End(end) if end.bytes == bytes => return Ok(Ended::Whole(end, head)),
                 Frame::End(end) => {
                     return Err(VolumeError::Damaged(format!(
                         "it ended after {bytes} bytes; its sender counted {}",

@@ -1,27 +1,33 @@
 //! The sending side: brings a peer's replica up to a new snapshot.
 //!
-//! The snapshot is taken while the connection is made, both sides list what they have, and the
-//! receiver starts its `receive`: each of these is a process or a round trip, and a move waits.
-//! Each attempt asks the receiver what it has and plans anew; so an acknowledgement that was
-//! lost is found on the next attempt, and nothing has to be remembered about a failed one.
+//! The snapshot is taken while the connection is made and the receiver starts its `receive`:
+//! each of these is a process or a round trip, and a move waits. Both sides plan on what they
+//! know, so that a round is three programs: `snapshot`, `send`, `receive`; which guid was made
+//! is read off the stream. Each attempt asks the receiver what it has and plans anew; so an
+//! acknowledgement that was lost is found on the next attempt. After a failure both look at
+//! what is really there.
 
 use flocker_api::{
-    agent::{Handshake, ReplicateReply, ReplicateRequest},
+    ErrorCode,
+    agent::{Handshake, ReplicateReply, ReplicateRequest, StorageKind},
     name::NodeName,
     volume::Snapshot,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::{
+    index::next_createtxg,
     progress::Progress,
     storage::{LocalCopy, SendStream, Storage},
     transport::{Connection, FrameReader, Link, TransferLimits, connect, peer},
+    volumes::active_policy,
 };
 use crate::{
     error::VolumeError,
     logic::{
         plan::{Conflict, base},
         wire::{Ack, Begin, End, Frame, Hello, PROTOCOL},
+        zstream::{self, Head},
     },
 };
 
@@ -45,6 +51,21 @@ enum Opening {
     },
 }
 
+/// What a peer is brought up to.
+pub(crate) enum What {
+    /// A snapshot of this name, which is taken first.
+    New(String),
+    /// One that is there.
+    Existing(Snapshot),
+}
+
+/// Whether both sides look at what they have before they plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    No,
+    First,
+}
+
 /// What one attempt moved.
 struct Sent {
     bytes: u64,
@@ -56,61 +77,87 @@ impl Replicator<'_> {
         &self.link.limits
     }
 
-    /// Takes the snapshot `name` and brings the peer up to it. The caller holds the volume's
-    /// lock and has checked that `copy` is the primary of the request's epoch; its snapshots
-    /// need not be fresh.
+    /// Brings the peer up to a snapshot. The caller holds the volume's lock and has checked
+    /// that `copy` is the primary of the request's epoch. Its snapshots need not be what the
+    /// storage has: an attempt that fails by that is repeated once after a look.
     pub(crate) async fn run(
         &self,
-        copy: &LocalCopy,
+        copy: LocalCopy,
         request: &ReplicateRequest,
-        name: &str,
+        what: What,
     ) -> Result<ReplicateReply, VolumeError> {
         if request.peer == *self.node {
             return Err(peer(request.to, "it is this node itself"));
         }
-        let progress = self.progress.begin(&request.peer, name);
+        let mut copy = copy;
+        let (name, mut to) = match what {
+            What::New(name) => (name, None),
+            What::Existing(snapshot) => (snapshot.name.clone(), Some(snapshot)),
+        };
+        let progress = self.progress.begin(&request.peer, &name);
         let begun = Instant::now();
         let taking = async {
-            self.storage.snapshot(copy.id, name, copy.epoch).await?;
-            Ok::<_, VolumeError>(begun.elapsed())
+            let taken = match &to {
+                None => self.storage.snapshot(copy.id, &name, copy.epoch).await?,
+                Some(_) => None,
+            };
+            Ok::<_, VolumeError>((taken, begun.elapsed()))
         };
-        let (taken, mut opening) = tokio::join!(taking, self.open(copy, request, name, None));
-        let snapshot_us = micros(taken?);
+        let opened = self.open(&copy, request, &name, to.as_ref(), Look::No);
+        let (taken, mut opening) = tokio::join!(taking, opened);
+        let (taken, snapshot_took) = taken?;
+        to = to.or(taken);
         let started = Instant::now();
-        let mut to = None;
+        let mut look = Look::No;
         let mut retries = self.limits().retries.iter();
         loop {
-            let result = match opening {
-                Ok(opening) => {
-                    self.attempt(copy, opening, name, &mut to, &|bytes| progress.set(bytes))
-                        .await
-                }
-                Err(error) => Err(error),
+            let attempt = async {
+                let moved = |bytes| progress.set(bytes);
+                self.attempt(&copy, opening?, &name, &mut to, &moved).await
             };
-            let error = match (result, &to) {
+            let error = match (attempt.await, &to) {
                 (Ok(sent), Some(to)) => {
                     return Ok(ReplicateReply {
                         snapshot: to.clone(),
                         bytes: sent.bytes,
                         full: sent.full,
-                        snapshot_us,
+                        snapshot_us: micros(snapshot_took),
                         transfer_us: micros(started.elapsed()),
                     });
                 }
                 (Ok(_), None) => unreachable!("an attempt that ends well has found the snapshot"),
                 (Err(error), _) => error,
             };
-            let Some(pause) = retries.next().filter(|_| error.code().is_transient()) else {
+            if look == Look::No && may_be_outdated(&error) {
+                tracing::debug!(volume = %copy.id, %error, "another attempt, on what is really there");
+            } else if let Some(pause) = retries.next().filter(|_| error.code().is_transient()) {
+                tracing::warn!(volume = %copy.id, peer = %request.peer, %error, "a transfer is tried again");
+                sleep(*pause).await;
+            } else {
                 return Err(name_peer(error, &request.peer));
-            };
-            tracing::warn!(volume = %copy.id, peer = %request.peer, %error, "a transfer is tried again");
-            sleep(*pause).await;
+            }
+            look = Look::First;
+            copy = self.look(&copy).await?;
             to = match to {
-                None => Some(self.storage.find_snapshot(copy.id, name).await?),
+                None => Some(self.storage.find_snapshot(copy.id, &name).await?),
                 known => known,
             };
-            opening = self.open(copy, request, name, to.as_ref()).await;
+            opening = self.open(&copy, request, &name, to.as_ref(), look).await;
         }
+    }
+
+    /// The copy as the storage has it, which must still be what it was.
+    async fn look(&self, copy: &LocalCopy) -> Result<LocalCopy, VolumeError> {
+        let here = self.storage.find(copy.id).await?;
+        let here = here.ok_or(VolumeError::NotFound(copy.id))?;
+        if here.standing() != copy.standing() {
+            return Err(VolumeError::NotPrimary {
+                id: copy.id,
+                role: here.role,
+                epoch: here.epoch,
+            });
+        }
+        Ok(here)
     }
 
     /// Connects, hears what the receiver has, plans, and tells it what will come.
@@ -120,6 +167,7 @@ impl Replicator<'_> {
         request: &ReplicateRequest,
         name: &str,
         to: Option<&Snapshot>,
+        look: Look,
     ) -> Result<Opening, VolumeError> {
         let mut connection = connect(&request.peer, request.to, self.link).await?;
         let hello = Hello {
@@ -132,23 +180,17 @@ impl Replicator<'_> {
                 size_bytes: copy.size_bytes,
                 epoch: copy.epoch,
                 role: copy.role,
+                keep: active_policy(copy)
+                    .map(|policy| policy.keep.clone())
+                    .unwrap_or_default(),
             },
+            look: look == Look::First,
         };
         connection.writer.send(&Frame::Hello(hello)).await?;
-        let (answer, here) =
-            tokio::join!(connection.reader.next_message(), self.storage.find(copy.id));
-        let accept = match answer? {
+        let accept = match connection.reader.next_message().await? {
             Frame::Accept(accept) => accept,
             other => return Err(unexpected(&connection.reader, other)),
         };
-        let here = here?.ok_or(VolumeError::NotFound(copy.id))?;
-        if here.standing() != copy.standing() {
-            return Err(VolumeError::NotPrimary {
-                id: copy.id,
-                role: here.role,
-                epoch: here.epoch,
-            });
-        }
         if accept.node != request.peer {
             let reason = format!("it is node {}, not {}", accept.node, request.peer);
             return Err(peer(request.to, reason));
@@ -157,8 +199,8 @@ impl Replicator<'_> {
             return Ok(Opening::Present);
         }
         // The new snapshot may have been listed already; it is no base for itself.
-        let mut ours = here.snapshots;
-        ours.retain(|snapshot| snapshot.name != name);
+        let ours = copy.snapshots.iter();
+        let ours: Vec<_> = ours.filter(|s| s.name != name).cloned().collect();
         let from = base(&ours, &accept.snapshots).map_err(|c| diverged(copy, c))?;
         let begin = Begin {
             from: from.as_ref().map(|from| from.guid),
@@ -193,14 +235,11 @@ impl Replicator<'_> {
         let from = from.as_ref().map(|from| from.name.as_str());
         let result = async {
             let stream = self.storage.send(copy.id, from, name)?;
-            let finding = async {
-                match to.take() {
-                    Some(to) => Ok(to),
-                    None => self.storage.find_snapshot(copy.id, name).await,
-                }
+            let (bytes, head) = self.stream(&mut connection, stream, moved).await?;
+            let found = match to.take() {
+                Some(to) => to,
+                None => self.made(copy, name, head).await?,
             };
-            let (bytes, found) =
-                tokio::try_join!(self.stream(&mut connection, stream, moved), finding)?;
             let guid = found.guid;
             *to = Some(found);
             let end = Frame::End(End { guid, bytes });
@@ -215,15 +254,32 @@ impl Replicator<'_> {
         result
     }
 
+    /// The snapshot that was just taken and sent: its stream has said what it is.
+    async fn made(
+        &self,
+        copy: &LocalCopy,
+        name: &str,
+        head: Option<Head>,
+    ) -> Result<Snapshot, VolumeError> {
+        match head {
+            Some(head) => Ok(Snapshot {
+                name: name.to_owned(),
+                guid: head.to,
+                createtxg: next_createtxg(&copy.snapshots),
+            }),
+            None => self.storage.find_snapshot(copy.id, name).await,
+        }
+    }
+
     /// Moves the stream, hearing meanwhile whether the receiver gives up.
     async fn stream(
         &self,
         connection: &mut Connection,
         mut stream: SendStream,
         moved: &(dyn Fn(u64) + Sync),
-    ) -> Result<u64, VolumeError> {
+    ) -> Result<(u64, Option<Head>), VolumeError> {
         let Connection { reader, writer, .. } = connection;
-        let mut bytes = 0;
+        let (mut bytes, mut head) = (0, None);
         let mut heartbeat = interval(self.limits().heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -234,6 +290,9 @@ impl Replicator<'_> {
                         limit: self.limits().stall,
                     })??;
                     let Some(chunk) = chunk else { break };
+                    if bytes == 0 && self.storage.kind() != StorageKind::Directory {
+                        head = zstream::head(&chunk);
+                    }
                     bytes += chunk.len() as u64;
                     writer.data(chunk).await?;
                     moved(bytes);
@@ -246,7 +305,7 @@ impl Replicator<'_> {
             }
         }
         stream.finish().await?;
-        Ok(bytes)
+        Ok((bytes, head))
     }
 
     async fn acknowledgement(
@@ -275,6 +334,14 @@ impl Replicator<'_> {
                 limit: self.limits().stall,
             })?
     }
+}
+
+/// Whether an attempt may have failed because something was done behind the agents' backs.
+fn may_be_outdated(error: &VolumeError) -> bool {
+    matches!(
+        error.code(),
+        ErrorCode::Diverged | ErrorCode::Internal | ErrorCode::NotFound
+    )
 }
 
 /// Tells the receiver why nothing more comes. It may be gone already.

@@ -9,11 +9,15 @@ use bytes::Bytes;
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
     name::{VolumeId, VolumeName},
+    replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
 };
 
-use super::{directory::Directory, zfs::Zfs};
-use crate::{error::VolumeError, logic::transfer::Standing};
+use super::{directory::Directory, fence::mounts::mounted_below, zfs::Zfs};
+use crate::{
+    error::VolumeError,
+    logic::{schedule::Sight, transfer::Standing},
+};
 
 /// A copy of a volume on this node, as its storage has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub(crate) struct LocalCopy {
     pub(crate) snapshots: Vec<Snapshot>,
     /// What peers have acknowledged, as far as it has been written down.
     pub(crate) acknowledged: Vec<Guid>,
+    /// How it shall be replicated while it is the primary of the epoch in there.
+    pub(crate) replication: Option<SetReplication>,
 }
 
 impl LocalCopy {
@@ -163,6 +169,23 @@ impl Storage {
         each!(self, s => s.find(id))
     }
 
+    /// Those of these paths at which nothing of ours is mounted any more: the fence mounts
+    /// nothing, but takes away. Asks the kernel, not the file system's programs.
+    pub(crate) fn taken_away(&self, paths: &[PathBuf]) -> Vec<PathBuf> {
+        match self {
+            Self::Zfs(_) => {
+                let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+                let mounted = mounted_below(&text, "");
+                let gone = |path: &&PathBuf| !mounted.iter().any(|(_, place)| place == *path);
+                paths.iter().filter(gone).cloned().collect()
+            }
+            Self::Directory(_) => {
+                let gone = |path: &&PathBuf| std::fs::read_link(path).is_err();
+                paths.iter().filter(gone).cloned().collect()
+            }
+        }
+    }
+
     /// Fills in what [`Self::find`] leaves out because it takes long.
     pub(crate) async fn measure(&self, copy: LocalCopy) -> Result<LocalCopy, VolumeError> {
         match self {
@@ -184,12 +207,13 @@ impl Storage {
         each!(self, s => s.destroy(copy))
     }
 
+    /// Takes a snapshot; answers with it where that costs nothing.
     pub(crate) async fn snapshot(
         &self,
         id: VolumeId,
         name: &str,
         epoch: Epoch,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Option<Snapshot>, VolumeError> {
         each!(self, s => s.snapshot(id, name, epoch))
     }
 
@@ -248,6 +272,20 @@ impl Storage {
         guids: &[Guid],
     ) -> Result<(), VolumeError> {
         each!(self, s => s.set_acknowledged(id, guids))
+    }
+
+    /// Writes down how it shall be replicated.
+    pub(crate) async fn set_replication(
+        &self,
+        id: VolumeId,
+        replication: Option<&SetReplication>,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.set_replication(id, replication))
+    }
+
+    /// What was written to volumes since these snapshots of theirs, which are their newest.
+    pub(crate) async fn look(&self, volumes: &[(VolumeId, String)]) -> Vec<(VolumeId, Sight)> {
+        each!(self, s => s.look(volumes))
     }
 
     /// Makes a received copy what its sender says that the volume is; sets only what differs.

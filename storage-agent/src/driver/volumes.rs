@@ -9,45 +9,39 @@
 )]
 
 use std::{
-    collections::{BTreeMap, HashMap},
     future::Future,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use flocker_api::{
     agent::{CreateVolume, ReplicateReply, ReplicateRequest, StorageStatus},
     name::{NodeName, VolumeId},
+    replication::VolumePolicy,
     tls::{self, Listener},
-    volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
+    volume::{Epoch, Role, Snapshot, VolumeStatus},
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     directory::Directory,
-    progress::Progress,
+    index::{Entry, Index, Knowledge},
     receiver,
-    replicator::Replicator,
+    replicator::What,
+    scheduler::{self, Scheduler},
     storage::{LocalCopy, Storage},
     transport::{Link, TransferLimits, over},
     zfs::Zfs,
 };
 use crate::{
     error::VolumeError,
-    logic::{label::Label, retention::expendable},
+    logic::{label::Label, schedule::Pace},
 };
 
 /// Streams that are received at once; more wait in the listener's queue.
 const SESSIONS_MAX: usize = 64;
-/// How long after a transfer old snapshots are destroyed: out of the way of a move's last
-/// steps, which follow one another faster.
-const TIDY_AFTER: Duration = Duration::from_secs(3);
-
 /// How long the receives that run when the agent ends may take to be undone.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -81,38 +75,20 @@ struct Inner {
     storage: Storage,
     node: NodeName,
     link: Link,
-    entries: Mutex<HashMap<VolumeId, Arc<Entry>>>,
+    index: Index,
+    scheduler: Arc<Scheduler>,
 }
 
-/// What is kept in memory about a volume; all of it may be lost.
-#[derive(Debug, Default)]
-pub(crate) struct Entry {
-    /// Held while anything is done with it.
-    pub(crate) lock: tokio::sync::Mutex<()>,
-    pub(crate) progress: Progress,
-    /// What each peer has acknowledged last since this agent started.
-    acknowledged: Mutex<BTreeMap<NodeName, Guid>>,
-    /// The copy as the last replication found it: spares the next one a look before it begins.
-    /// Whatever changes role or epoch forgets it.
-    known: Mutex<Option<LocalCopy>>,
-    /// A tidying is due.
-    tidying: AtomicBool,
+/// The node's volumes, while anybody else has them.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakVolumes {
+    inner: Weak<Inner>,
 }
 
-impl Entry {
-    /// Forgets what the copy was: it may be about to change.
-    pub(crate) fn forget(&self) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn known(&self) -> Option<LocalCopy> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.clone()
-    }
-
-    fn learn(&self, copy: &LocalCopy) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(copy.clone());
+impl WeakVolumes {
+    pub(crate) fn upgrade(&self) -> Option<Volumes> {
+        let inner = self.inner.upgrade()?;
+        Some(Volumes { inner })
     }
 }
 
@@ -138,10 +114,10 @@ impl Volumes {
             limits,
             ..Link::default()
         };
-        Self::open_over(config, node, link).await
+        Self::open_over(config, node, link, Pace::default()).await
     }
 
-    /// The same with another way to its peers.
+    /// The same with another way to its peers, and another pace of replication.
     ///
     /// # Errors
     /// As [`Volumes::open`].
@@ -149,6 +125,7 @@ impl Volumes {
         config: StorageConfig,
         node: NodeName,
         link: Link,
+        pace: Pace,
     ) -> Result<Self, VolumeError> {
         let storage = match config {
             StorageConfig::Zfs { pool, mount_root } => {
@@ -158,14 +135,28 @@ impl Volumes {
                 Storage::Directory(Directory::open(root, mount_root).await?)
             }
         };
-        Ok(Self {
+        let volumes = Self {
             inner: Arc::new(Inner {
                 storage,
                 node,
                 link,
-                entries: Mutex::default(),
+                index: Index::default(),
+                scheduler: Arc::new(Scheduler::new(pace)),
             }),
-        })
+        };
+        volumes.sweep().await?;
+        scheduler::start(&volumes);
+        Ok(volumes)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakVolumes {
+        WeakVolumes {
+            inner: Arc::downgrade(&self.inner),
+        }
+    }
+
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.inner.scheduler
     }
 
     pub(crate) fn storage(&self) -> &Storage {
@@ -185,20 +176,66 @@ impl Volumes {
     }
 
     pub(crate) fn entry(&self, id: VolumeId) -> Arc<Entry> {
-        let entries = self.inner.entries.lock();
-        let mut entries = entries.unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(entries.entry(id).or_default())
+        self.inner.index.entry(id)
     }
 
+    /// Lists everything, and takes that for what is so.
+    pub(crate) async fn sweep(&self) -> Result<(), VolumeError> {
+        let versions = self.inner.index.versions();
+        let copies = self.storage().list().await?;
+        for (id, copy) in self.inner.index.take_over(&versions, copies) {
+            self.replan(id, copy.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Asks the storage for a copy.
     async fn copy(&self, id: VolumeId) -> Result<LocalCopy, VolumeError> {
-        let copy = self.storage().find(id).await?;
+        let entry = self.entry(id);
+        entry.forget();
+        let copy = self.look_up(id, &entry).await?;
         copy.ok_or(VolumeError::NotFound(id))
     }
 
-    fn status_of(&self, copy: LocalCopy) -> VolumeStatus {
+    /// What is known of a copy; the storage is asked where nothing is.
+    pub(crate) async fn look_up(
+        &self,
+        id: VolumeId,
+        entry: &Entry,
+    ) -> Result<Option<LocalCopy>, VolumeError> {
+        match entry.known() {
+            Knowledge::Copy(copy) => Ok(Some(*copy)),
+            Knowledge::Absent => Ok(None),
+            Knowledge::Unknown => {
+                let version = entry.version();
+                let copy = self.storage().find(id).await?;
+                if entry.learn_at(version, copy.clone()) {
+                    self.replan(id, copy.as_ref());
+                }
+                Ok(copy)
+            }
+        }
+    }
+
+    /// Remembers what a copy is, and that it shall be replicated, or no longer.
+    pub(crate) fn learn(&self, id: VolumeId, entry: &Entry, copy: Option<LocalCopy>) {
+        self.replan(id, copy.as_ref());
+        entry.learn(copy);
+    }
+
+    fn replan(&self, id: VolumeId, copy: Option<&LocalCopy>) {
+        match copy {
+            Some(copy) => self.reschedule(copy),
+            None => self.unschedule(id),
+        }
+    }
+
+    pub(super) fn status_of(&self, copy: LocalCopy) -> VolumeStatus {
         let transfer = self.entry(copy.id).progress.status();
+        let replication = self.replication_of(&copy);
         VolumeStatus {
             transfer,
+            replication,
             ..copy.status()
         }
     }
@@ -211,13 +248,30 @@ impl Volumes {
         Ok(self.storage().status().await)
     }
 
-    /// Every copy of a volume on this node.
+    /// Every copy of a volume on this node, as far as the agent knows: what somebody changed
+    /// behind its back shows after the next sweep.
     ///
     /// # Errors
     /// When the storage does not answer.
     pub async fn list(&self) -> Result<Vec<VolumeStatus>, VolumeError> {
-        let copies = self.storage().list().await?;
-        Ok(copies.into_iter().map(|c| self.status_of(c)).collect())
+        let mut all = Vec::new();
+        let entries = self.inner.index.all();
+        let mounted = |entry: &Arc<Entry>| match entry.known() {
+            Knowledge::Copy(copy) => copy.mounted_at,
+            Knowledge::Absent | Knowledge::Unknown => None,
+        };
+        let paths: Vec<_> = entries.iter().filter_map(|(_, e)| mounted(e)).collect();
+        let gone = self.storage().taken_away(&paths);
+        for (id, entry) in entries {
+            if mounted(&entry).is_some_and(|path| gone.contains(&path)) {
+                entry.forget();
+            }
+            if let Some(copy) = self.look_up(id, &entry).await? {
+                all.push(self.status_of(copy));
+            }
+        }
+        all.sort_by_key(|volume| volume.id);
+        Ok(all)
     }
 
     /// One copy.
@@ -268,7 +322,10 @@ impl Volumes {
             return Ok(());
         };
         fresh(&copy, epoch)?;
-        self.storage().destroy(&copy).await
+        self.unschedule(id);
+        self.storage().destroy(&copy).await?;
+        self.learn(id, &entry, None);
+        Ok(())
     }
 
     /// Takes a snapshot of a primary.
@@ -281,7 +338,9 @@ impl Volumes {
         let copy = self.copy(id).await?;
         primary(&copy, epoch)?;
         let name = next_label(epoch);
+        entry.forget();
         self.storage().snapshot(id, &name, epoch).await?;
+        self.touched(id);
         self.tidy_later(id);
         self.storage().find_snapshot(id, &name).await
     }
@@ -298,33 +357,12 @@ impl Volumes {
     ) -> Result<ReplicateReply, VolumeError> {
         let entry = self.entry(id);
         let _lock = entry.lock.lock().await;
-        let known = entry.known();
-        let known = known.filter(|copy| primary(copy, request.epoch).is_ok());
-        let copy = match known {
-            Some(copy) => copy,
-            None => self.copy(id).await?,
-        };
+        let copy = self.look_up(id, &entry).await?;
+        let copy = copy.ok_or(VolumeError::NotFound(id))?;
         primary(&copy, request.epoch)?;
-        entry.learn(&copy);
-        let replicator = Replicator {
-            node: self.node(),
-            storage: self.storage(),
-            link: self.link(),
-            progress: &entry.progress,
-        };
+        self.touched(id);
         let name = next_label(request.epoch);
-        let reply = replicator.run(&copy, &request, &name).await;
-        // Also after a failure: each attempt leaves a snapshot.
-        self.tidy_later(id);
-        if reply.is_err() {
-            entry.forget();
-        }
-        let reply = reply?;
-        let acknowledged = entry.acknowledged.lock();
-        acknowledged
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(request.peer, reply.snapshot.guid);
-        Ok(reply)
+        self.transfer(&entry, copy, &request, What::New(name)).await
     }
 
     /// Makes this copy the primary: writable, mounted fresh.
@@ -341,6 +379,7 @@ impl Volumes {
             return Ok(self.status_of(copy));
         }
         self.storage().promote(&copy, epoch).await?;
+        self.touched(id);
         self.get(id).await
     }
 
@@ -358,6 +397,9 @@ impl Volumes {
             return Ok(self.status_of(copy));
         }
         self.storage().demote(&copy, epoch).await?;
+        if copy.replication.is_some() {
+            self.storage().set_replication(id, None).await?;
+        }
         self.get(id).await
     }
 
@@ -395,68 +437,17 @@ impl Volumes {
             copy.role == Role::Primary && copy.epoch == epoch && copy.mounted_at.is_some()
         }))
     }
+}
 
-    /// Destroys the snapshots that nobody needs any more.
-    ///
-    /// # Errors
-    /// When the storage does not answer.
-    pub async fn tidy(&self, id: VolumeId) -> Result<(), VolumeError> {
-        let entry = self.entry(id);
-        let mut pinned = None;
-        loop {
-            // The lock is taken anew for each snapshot, so that a move waits for one at most.
-            let _lock = entry.lock.lock().await;
-            let Some(copy) = self.storage().find(id).await? else {
-                return Ok(());
-            };
-            let pins = match &pinned {
-                Some(pins) => pins,
-                None => &*pinned.insert(self.pin(&entry, &copy).await?),
-            };
-            let Some(snapshot) = expendable(&copy.snapshots, pins).into_iter().next() else {
-                return Ok(());
-            };
-            self.storage().destroy_snapshot(id, &snapshot.name).await?;
-        }
-    }
-
-    /// What peers have acknowledged, written down before anything is destroyed by it.
-    async fn pin(&self, entry: &Entry, copy: &LocalCopy) -> Result<Vec<Guid>, VolumeError> {
-        let heard: Vec<Guid> = {
-            let heard = entry.acknowledged.lock();
-            let heard = heard.unwrap_or_else(PoisonError::into_inner);
-            heard.values().copied().collect()
-        };
-        if copy.role != Role::Primary || heard.is_empty() || heard == copy.acknowledged {
-            return Ok(copy.acknowledged.clone());
-        }
-        self.storage().set_acknowledged(copy.id, &heard).await?;
-        Ok(heard)
-    }
-
-    /// Tidies when the volume has been quiet for a while.
-    pub(crate) fn tidy_later(&self, id: VolumeId) {
-        let entry = self.entry(id);
-        if entry.tidying.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let volumes = Arc::downgrade(&self.inner);
-        tokio::spawn(async move {
-            tokio::time::sleep(TIDY_AFTER).await;
-            entry.tidying.store(false, Ordering::Release);
-            // The agent may have ended meanwhile; the next one tidies.
-            let Some(inner) = volumes.upgrade() else {
-                return;
-            };
-            if let Err(error) = (Self { inner }).tidy(id).await {
-                tracing::warn!(volume = %id, %error, "old snapshots stay");
-            }
-        });
-    }
+/// How a copy shall be replicated now: only while it is the primary of the policy's epoch.
+pub(super) fn active_policy(copy: &LocalCopy) -> Option<&VolumePolicy> {
+    let replication = copy.replication.as_ref()?;
+    let active = copy.role == Role::Primary && copy.epoch == replication.epoch;
+    replication.policy.as_ref().filter(|_| active)
 }
 
 /// Refuses what comes under an epoch that has passed.
-fn fresh(copy: &LocalCopy, asked: Epoch) -> Result<(), VolumeError> {
+pub(super) fn fresh(copy: &LocalCopy, asked: Epoch) -> Result<(), VolumeError> {
     if asked < copy.epoch {
         return Err(VolumeError::StaleEpoch {
             id: copy.id,
@@ -468,7 +459,7 @@ fn fresh(copy: &LocalCopy, asked: Epoch) -> Result<(), VolumeError> {
 }
 
 /// Refuses what only the primary of exactly this epoch may do.
-fn primary(copy: &LocalCopy, asked: Epoch) -> Result<(), VolumeError> {
+pub(super) fn primary(copy: &LocalCopy, asked: Epoch) -> Result<(), VolumeError> {
     fresh(copy, asked)?;
     if copy.role != Role::Primary || copy.epoch != asked {
         return Err(VolumeError::NotPrimary {
@@ -480,7 +471,7 @@ fn primary(copy: &LocalCopy, asked: Epoch) -> Result<(), VolumeError> {
     Ok(())
 }
 
-fn next_label(epoch: Epoch) -> String {
+pub(super) fn next_label(epoch: Epoch) -> String {
     // A clock before 1970 gives names that sort wrongly, which nothing relies on.
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -8,3 +8,4 @@ pub mod retention;
 pub mod schedule;
 pub mod transfer;
 pub mod wire;
+pub mod zstream;

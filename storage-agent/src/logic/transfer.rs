@@ -137,6 +137,7 @@ mod tests {
             size_bytes: None,
             epoch: Epoch(epoch),
             role,
+            keep: flocker_api::replication::Keep::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod bed;
+mod continuous;
 mod equality;
 mod faults;
 mod fence;
@@ -39,6 +40,10 @@ macro_rules! stories {
 }
 
 stories! {
+    continuous:
+    a_policy_keeps_a_copy_current,
+    a_policy_outlives_the_agent_and_ends_with_the_primary,
+    a_target_that_comes_back_is_brought_to_the_newest_at_once;
     equality:
     replicas_equal_under_a_random_workload;
     table:
@@ -68,4 +73,9 @@ stories! {
     a_full_receiver_is_told_apart_and_nothing_is_left;
     fence:
     a_lapsed_lease_takes_the_volumes_away;
+}
+
+#[test]
+fn nothing_is_sent_while_nothing_changes() {
+    bed::on_directories(|bed| Box::pin(continuous::nothing_is_sent_while_nothing_changes(bed)));
 }

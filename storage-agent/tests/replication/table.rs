@@ -27,7 +27,7 @@ async fn replicated(bed: &Bed, dice: &mut Dice) -> (VolumeId, String) {
     fill(&root, 20, 30_000, dice);
     let acknowledged = bed.a.replicate(id, 1, &bed.b).await.unwrap().snapshot.name;
     // Long enough to be stopped in its middle.
-    fs::write(root.join("big"), dice.bytes(4 << 20)).unwrap();
+    fs::write(root.join("big"), dice.bytes(16 << 20)).unwrap();
     (id, acknowledged)
 }
 
@@ -46,7 +46,7 @@ pub async fn a_killed_program_is_made_good(bed: &mut Bed) {
     let (id, _) = replicated(bed, &mut dice).await;
     for program in [["zfs", "send"], ["zfs", "receive"]] {
         let root = bed.a.path(id).await;
-        fs::write(root.join("big"), dice.bytes(4 << 20)).unwrap();
+        fs::write(root.join("big"), dice.bytes(16 << 20)).unwrap();
         let before = bed.b.snapshots(id).await;
         let (sending, stall) = stuck(bed, id).await;
         kill_process(the(&program), Signal::KILL).unwrap();
@@ -218,7 +218,7 @@ pub async fn two_senders_at_once_take_turns_or_are_refused(bed: &mut Bed) {
     );
     assert_ne!(one.unwrap().snapshot.guid, two.unwrap().snapshot.guid);
     // Another agent on the same storage, while one sends: refused, and the first unharmed.
-    fs::write(bed.a.path(id).await.join("big"), dice.bytes(4 << 20)).unwrap();
+    fs::write(bed.a.path(id).await.join("big"), dice.bytes(16 << 20)).unwrap();
     let other = bed.a.twin().await;
     let (sending, stall) = stuck(bed, id).await;
     let refused = other.replicate(id, bed.a.request(1, &bed.b)).await;

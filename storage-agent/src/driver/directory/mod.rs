@@ -12,6 +12,7 @@
 //! base of an increment. Sizes are not enforced. Hard links become copies; sockets, pipes and
 //! device files are left out; extended attributes are not kept.
 
+mod changes;
 mod stream;
 mod tree;
 
@@ -25,13 +26,15 @@ use std::{
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
     name::{VolumeId, VolumeName},
+    replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use self::changes::changes;
 pub(super) use self::stream::{Receiving, Sending};
 use super::storage::{LocalCopy, Stamp};
-use crate::error::VolumeError;
+use crate::{error::VolumeError, logic::schedule::Sight};
 
 /// A directory with volumes.
 #[derive(Debug, Clone)]
@@ -59,6 +62,8 @@ struct Record {
     acknowledged: Vec<Guid>,
     /// The snapshot that `data` equals, while it is known to equal one.
     data_is: Option<Guid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replication: Option<SetReplication>,
 }
 
 /// `snapshot.json`.
@@ -148,11 +153,12 @@ impl Places {
             used_bytes,
             mounted_at: mounted.then_some(mount),
             acknowledged: record.acknowledged,
+            replication: record.replication,
         })
     }
 
     /// Puts `incoming` in its place as a snapshot.
-    fn commit(&self, id: VolumeId, name: &str, guid: Guid) -> Result<(), VolumeError> {
+    fn commit(&self, id: VolumeId, name: &str, guid: Guid) -> Result<Snapshot, VolumeError> {
         let mut record = self.record(id)?;
         let createtxg = record.next;
         record.next += 1;
@@ -162,7 +168,12 @@ impl Places {
         write_json(&incoming.join("snapshot.json"), &snapshot)?;
         let to = self.snapshot(id, name);
         fs::rename(&incoming, &to)
-            .map_err(|e| VolumeError::io(format!("cannot name snapshot {}", to.display()), e))
+            .map_err(|e| VolumeError::io(format!("cannot name snapshot {}", to.display()), e))?;
+        Ok(Snapshot {
+            name: name.to_owned(),
+            guid,
+            createtxg,
+        })
     }
 
     /// Removes what a dead agent had not finished. Volumes without a record stay: they count
@@ -310,6 +321,7 @@ impl Directory {
             next: 1,
             acknowledged: Vec::new(),
             data_is: None,
+            replication: None,
         };
         self.work(move |places| {
             places.make(record.id)?;
@@ -336,12 +348,12 @@ impl Directory {
         id: VolumeId,
         name: &str,
         _epoch: Epoch,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Option<Snapshot>, VolumeError> {
         let name = name.to_owned();
         self.work(move |places| {
             let incoming = places.clean(id)?;
             tree::copy(&places.data(id), &incoming.join("tree"))?;
-            places.commit(id, &name, random_guid())
+            places.commit(id, &name, random_guid()).map(Some)
         })
         .await
     }
@@ -433,6 +445,30 @@ impl Directory {
         self.change(id, |record| record.acknowledged = guids).await
     }
 
+    pub(crate) async fn set_replication(
+        &self,
+        id: VolumeId,
+        replication: Option<&SetReplication>,
+    ) -> Result<(), VolumeError> {
+        let replication = replication.cloned();
+        self.change(id, |record| record.replication = replication)
+            .await
+    }
+
+    /// Compares trees: as dear as a snapshot, but it leaves none.
+    pub(crate) async fn look(&self, volumes: &[(VolumeId, String)]) -> Vec<(VolumeId, Sight)> {
+        let mut found = Vec::new();
+        for (id, newest) in volumes.iter().cloned() {
+            let counted = self
+                .work(move |places| changes(&places.tree(id, &newest), &places.data(id), 0))
+                .await;
+            // A tree that changes while it is walked cannot be counted, and has changed.
+            let sight = counted.map_or(Sight::Blind, |changes| Sight::Written(changes.bytes));
+            found.push((id, sight));
+        }
+        found
+    }
+
     pub(crate) async fn stamp(
         &self,
         _here: Option<&LocalCopy>,
@@ -504,6 +540,7 @@ impl Places {
                 next: 1,
                 acknowledged: Vec::new(),
                 data_is: None,
+                replication: None,
             })?;
         }
         self.commit(stamp.id, to, guid)?;

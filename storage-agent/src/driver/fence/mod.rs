@@ -14,7 +14,7 @@
 )]
 
 mod act;
-mod mounts;
+pub(super) mod mounts;
 mod watchdog;
 
 use std::{

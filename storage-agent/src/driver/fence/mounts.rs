@@ -3,7 +3,7 @@
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
 /// Every mounted dataset whose name begins with `below`, and where, in the text of a `mountinfo`.
-pub(super) fn mounted_below(text: &str, below: &str) -> Vec<(String, PathBuf)> {
+pub(in crate::driver) fn mounted_below(text: &str, below: &str) -> Vec<(String, PathBuf)> {
     let mut found: Vec<_> = text
         .lines()
         .filter_map(|line| {

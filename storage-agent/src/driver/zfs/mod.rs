@@ -10,6 +10,7 @@
 //! that is mounted meanwhile shows old content afterwards, and a mount costs 10 ms.
 
 mod command;
+mod look;
 mod parse;
 mod probe;
 mod stream;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
     name::{VolumeId, VolumeName},
+    replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot},
 };
 
@@ -210,11 +212,12 @@ impl Zfs {
         id: VolumeId,
         name: &str,
         epoch: Epoch,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Option<Snapshot>, VolumeError> {
         let stamp = format!("flocker:epoch={epoch}");
         let snapshot = format!("{}@{name}", self.dataset(id));
         zfs(&["snapshot", "-o", &stamp, &snapshot]).await?;
-        Ok(())
+        // Its guid is known to `zfs get`, and to the first bytes of its stream.
+        Ok(None)
     }
 
     pub(crate) async fn find_snapshot(
@@ -301,6 +304,20 @@ impl Zfs {
     ) -> Result<(), VolumeError> {
         self.set(id, "flocker:acknowledged", &parse::acknowledged(guids))
             .await
+    }
+
+    pub(crate) async fn set_replication(
+        &self,
+        id: VolumeId,
+        replication: Option<&SetReplication>,
+    ) -> Result<(), VolumeError> {
+        let Some(replication) = replication else {
+            zfs(&["inherit", "flocker:replication", &self.dataset(id)]).await?;
+            return Ok(());
+        };
+        let text = serde_json::to_string(replication)
+            .expect("policies have string keys and no failing serializer");
+        self.set(id, "flocker:replication", &text).await
     }
 
     pub(crate) async fn stamp(

@@ -42,6 +42,10 @@ pub struct Hello {
     pub storage: StorageKind,
     /// Who sends what.
     pub handshake: Handshake,
+    /// Whether the receiver shall look at what it has rather than rely on what it knows: an
+    /// attempt before has failed.
+    #[serde(default)]
+    pub look: bool,
 }
 
 /// The receiver is ready.

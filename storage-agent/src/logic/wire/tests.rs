@@ -1,6 +1,6 @@
 //! Every prefix, every split, every flipped bit.
 
-use flocker_api::{ErrorCode, name::VolumeId, volume::Role};
+use flocker_api::{ErrorCode, name::VolumeId, replication::Keep, volume::Role};
 use proptest::prelude::*;
 
 use super::*;
@@ -17,7 +17,9 @@ fn frames() -> Vec<Frame> {
                 size_bytes: Some(1 << 30),
                 epoch: Epoch(4),
                 role: Role::Primary,
+                keep: Keep::default(),
             },
+            look: true,
         }),
         Frame::Accept(Accept {
             node: "n2".parse().unwrap(),

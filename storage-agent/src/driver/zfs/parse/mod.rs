@@ -96,7 +96,7 @@ impl Failure {
 
 /// The properties that a listing asks for.
 pub(super) const PROPERTIES: &str = "guid,createtxg,type,used,mounted,mountpoint,refquota,\
-     flocker:name,flocker:state,flocker:acknowledged";
+     flocker:name,flocker:state,flocker:acknowledged,flocker:replication";
 
 /// Role and epoch in one property, so that they change together or not at all.
 pub(super) fn state(role: Role, epoch: Epoch) -> String {
@@ -198,6 +198,8 @@ fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
         acknowledged: own("flocker:acknowledged")
             .map(parse_acknowledged)
             .unwrap_or_default(),
+        // One that cannot be read counts as none: control says it again.
+        replication: own("flocker:replication").and_then(|text| serde_json::from_str(text).ok()),
     })
 }
 

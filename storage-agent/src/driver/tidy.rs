@@ -1,0 +1,97 @@
+//! Destroys the snapshots that nobody needs any more.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use flocker_api::{
+    name::VolumeId,
+    replication::Keep,
+    volume::{Guid, Role},
+};
+
+use super::{
+    index::Entry,
+    storage::LocalCopy,
+    volumes::{Volumes, active_policy},
+};
+use crate::{
+    error::VolumeError,
+    logic::retention::{expendable, is_in_window},
+};
+
+/// How long after a transfer old snapshots are destroyed: out of the way of a move's last
+/// steps, which follow one another faster.
+const TIDY_AFTER: Duration = Duration::from_secs(3);
+
+impl Volumes {
+    /// Destroys the snapshots that nobody needs any more.
+    ///
+    /// # Errors
+    /// When the storage does not answer.
+    pub async fn tidy(&self, id: VolumeId) -> Result<(), VolumeError> {
+        let entry = self.entry(id);
+        loop {
+            // The lock is taken anew for each snapshot, so that a move waits for one at most.
+            let _lock = entry.lock.lock().await;
+            let Some(copy) = self.look_up(id, &entry).await? else {
+                return Ok(());
+            };
+            let keep = active_policy(&copy).map(|policy| policy.keep.clone());
+            let keep = keep.or_else(|| entry.kept_by_sender()).unwrap_or_default();
+            let pins = self.pin(&entry, &copy, &keep).await?;
+            let gone = expendable(&copy.snapshots, &pins, &keep);
+            let Some(snapshot) = gone.into_iter().next() else {
+                return Ok(());
+            };
+            let destroyed = self.storage().destroy_snapshot(id, &snapshot.name).await;
+            if destroyed.is_err() {
+                entry.forget();
+            }
+            destroyed?;
+            entry.forget_snapshot(&snapshot.name);
+        }
+    }
+
+    /// What peers have acknowledged, written down before anything is destroyed by it. What is
+    /// among the newest anyway need not be.
+    async fn pin(
+        &self,
+        entry: &Entry,
+        copy: &LocalCopy,
+        keep: &Keep,
+    ) -> Result<Vec<Guid>, VolumeError> {
+        let heard = entry.heard();
+        if copy.role != Role::Primary || heard.is_empty() {
+            return Ok(copy.acknowledged.clone());
+        }
+        let far = |guid: &Guid| !is_in_window(&copy.snapshots, *guid, keep);
+        let far: Vec<Guid> = heard.iter().copied().filter(far).collect();
+        if !far.is_empty() && far != copy.acknowledged {
+            self.storage().set_acknowledged(copy.id, &far).await?;
+            entry.learn(Some(LocalCopy {
+                acknowledged: far,
+                ..copy.clone()
+            }));
+        }
+        Ok(heard)
+    }
+
+    /// Tidies when the volume has been quiet for a while.
+    pub(crate) fn tidy_later(&self, id: VolumeId) {
+        let entry = self.entry(id);
+        if entry.tidying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let volumes = self.downgrade();
+        tokio::spawn(async move {
+            tokio::time::sleep(TIDY_AFTER).await;
+            entry.tidying.store(false, Ordering::Release);
+            // The agent may have ended meanwhile; the next one tidies.
+            let Some(volumes) = volumes.upgrade() else {
+                return;
+            };
+            if let Err(error) = volumes.tidy(id).await {
+                tracing::warn!(volume = %id, %error, "old snapshots stay");
+            }
+        });
+    }
+}
