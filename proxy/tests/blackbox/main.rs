@@ -9,6 +9,8 @@
 )]
 
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod gates;
 #[cfg(test)]
 mod h2;
@@ -16,6 +18,8 @@ mod h2;
 mod harness;
 #[cfg(test)]
 mod http;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod mix;
 #[cfg(test)]
@@ -26,6 +30,8 @@ mod paths;
 mod refused;
 #[cfg(test)]
 mod relay;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod terminated;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{io::Write, time::Duration};
 use crate::harness::{Conn, Edge, Upstream, get, ok};
 
 const REFUSED: &str = include_str!("../../testdata/requests/refused.txt");
+const BODIES: &str = include_str!("../../testdata/requests/bodies.txt");
 
 /// Status and request of every line.
 fn rules() -> impl Iterator<Item = (u16, &'static str, Vec<u8>)> {
@@ -50,7 +51,7 @@ fn unescape(text: &str) -> Vec<u8> {
 fn no_refused_request_reaches_the_upstream() {
     let edge = Edge::start();
     let upstream = Upstream::listen();
-    for host in ["http:a.test", "http:b.test"] {
+    for host in ["http:a.test", "http:b.test", "http:a.test/admin"] {
         edge.route(host, &[upstream.address]);
     }
     let mut count = 0;
@@ -63,9 +64,41 @@ fn no_refused_request_reaches_the_upstream() {
         client.assert_ends();
         count += 1;
     }
-    assert!(count > 60, "the table was read: {count} rules");
+    assert!(count > 250, "the table was read: {count} rules");
     assert!(!upstream.is_connected(Duration::from_millis(50)));
     assert_eq!(edge.show("http:a.test").gate.in_flight, 0);
+}
+
+#[test]
+fn no_refused_body_reaches_the_upstream_as_a_whole() {
+    let edge = Edge::start();
+    let upstream = Upstream::listen();
+    edge.route("http:a.test", &[upstream.address]);
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let behind = get("/smuggled");
+    let mut count = 0;
+    for line in BODIES.lines() {
+        let Some(body) = line.splitn(3, " | ").nth(2) else {
+            continue;
+        };
+        let body = unescape(body);
+        let mut client = Conn::connect(edge.http());
+        client.send([head.as_bytes(), &body, behind.as_bytes()].concat());
+        let mut service = upstream.accept();
+        let seen = service.read_to_end_or_reset();
+        let seen = seen.escape_ascii().to_string();
+        assert!(!seen.contains("smuggled"), "{line}: {seen}");
+        assert!(!seen.ends_with("\\r\\n0\\r\\n\\r\\n"), "{line}: {seen}");
+        let answer = client.read_to_end_or_reset();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+            "{line}: {answer}"
+        );
+        count += 1;
+    }
+    assert!(count > 50, "the table was read: {count} rules");
+    edge.wait_in_flight("http:a.test", 0);
 }
 
 #[test]

@@ -274,3 +274,29 @@ impl RejectReason {
         }
     }
 }
+
+/// The bytes of a line of the tables in `testdata/requests`.
+#[cfg(test)]
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        if char != '\\' {
+            bytes.push(u8::try_from(char).unwrap());
+            continue;
+        }
+        bytes.push(match chars.next().unwrap() {
+            'r' => b'\r',
+            'n' => b'\n',
+            't' => b'\t',
+            '0' => 0,
+            '\\' => b'\\',
+            'x' => {
+                let digits: String = chars.by_ref().take(2).collect();
+                u8::from_str_radix(&digits, 16).unwrap()
+            }
+            other => panic!("unknown escape '{other}'"),
+        });
+    }
+    bytes
+}

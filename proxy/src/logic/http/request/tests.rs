@@ -8,6 +8,7 @@ use super::{
     super::{
         origin::Style,
         path::{Doubt, doubt},
+        unescape,
     },
     *,
 };
@@ -73,40 +74,16 @@ fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")
 }
 
-/// The bytes of a line of the table.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut chars = text.chars();
-    while let Some(char) = chars.next() {
-        if char != '\\' {
-            bytes.push(u8::try_from(char).unwrap());
-            continue;
-        }
-        bytes.push(match chars.next().unwrap() {
-            'r' => b'\r',
-            'n' => b'\n',
-            't' => b'\t',
-            '0' => 0,
-            '\\' => b'\\',
-            'x' => {
-                let digits: String = chars.by_ref().take(2).collect();
-                u8::from_str_radix(&digits, 16).unwrap()
-            }
-            other => panic!("unknown escape '{other}'"),
-        });
-    }
-    bytes
-}
-
 #[test]
 fn what_can_be_read_in_two_ways_is_refused() {
     let mut rules = 0;
+    let mut bad = Vec::new();
     for line in REFUSED.lines() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let parts: Vec<&str> = line.splitn(4, " | ").collect();
-        let [status, reason, section, request] = parts[..] else {
+        let [status, reason, _, request] = parts[..] else {
             panic!("not four parts: {line}");
         };
         let bytes = unescape(request);
@@ -116,15 +93,20 @@ fn what_can_be_read_in_two_ways_is_refused() {
             // Two kinds are refused because of the route, not the head alone.
             Verdict::Head(head) if head.method == Method::Connect => RejectReason::Connect,
             Verdict::Head(head) if doubt(head.path(&bytes)) != Doubt::None => RejectReason::Path,
-            verdict => panic!("RFC {section} lets through {request}: {verdict:?}"),
+            verdict => {
+                bad.push(format!("{verdict:?} of {line}"));
+                continue;
+            }
         };
-        assert_eq!(format!("{refused:?}"), reason, "RFC {section}: {request}");
-        assert_eq!(refused.status().to_string(), status, "{request}");
+        if format!("{refused:?}") != reason || refused.status().to_string() != status {
+            bad.push(format!("{refused:?} ({}) of {line}", refused.status()));
+        }
         if !matches!(refused, RejectReason::Connect | RejectReason::Path) {
             assert_stays_refused(&bytes, request);
         }
     }
-    assert!(rules > 60, "the table was read: {rules} rules");
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+    assert!(rules > 250, "the table was read: {rules} rules");
 }
 
 /// No prefix is taken, and what is refused stays refused when more arrives.

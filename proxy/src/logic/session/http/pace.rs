@@ -47,8 +47,9 @@ impl Pace {
 
     /// Never nothing at all.
     fn least(&self, now: Instant, rate: u64) -> u64 {
-        let stretch = now.saturating_duration_since(self.since);
-        rate.saturating_mul(stretch.as_secs()).max(1)
+        let stretch = now.saturating_duration_since(self.since).as_millis();
+        let stretch = u64::try_from(stretch).unwrap_or(u64::MAX);
+        (rate.saturating_mul(stretch) / 1000).max(1)
     }
 }
 
