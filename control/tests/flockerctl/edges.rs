@@ -58,7 +58,10 @@ fn upgrade_drain_reload_and_log_ask_the_edge() {
         .start();
     let text = against_edge(&server, &["edge", "upgrade", "--binary", "/bin/new"]);
     assert_has(&text, &["exit status: 0", "process 43 serves now"]);
-    assert_eq!(server.requests("POST /v1/upgrade"), [json!({"binary": "/bin/new"})]);
+    assert_eq!(
+        server.requests("POST /v1/upgrade"),
+        [json!({"binary": "/bin/new"})]
+    );
     let drain = ["edge", "drain", "--notice", "2s", "--deadline", "1m"];
     against_edge(&server, &drain);
     let request = DrainRequest {
@@ -72,9 +75,15 @@ fn upgrade_drain_reload_and_log_ask_the_edge() {
     let text = against_edge(&server, &["edge", "reload"]);
     assert_has(
         &text,
-        &["- route tcp:1", "workers: 1 becomes 2 (counts after an upgrade)"],
+        &[
+            "- route tcp:1",
+            "workers: 1 becomes 2 (counts after an upgrade)",
+        ],
     );
-    assert_has(&against_edge(&server, &["edge", "log", "debug"]), &["debug"]);
+    assert_has(
+        &against_edge(&server, &["edge", "log", "debug"]),
+        &["debug"],
+    );
 }
 
 #[test]
@@ -109,13 +118,13 @@ fn an_export_can_be_compared_imported_and_pruned() {
     assert_ne!(exported, changed);
     std::fs::write(&path, changed).unwrap();
     let text = against_edge(&server, &["route", "import", file, "--dry-run"]);
-    assert_has(&text, &["- {", "+ {", "1 changed, 0 removed"]);
+    assert_has(&text, &["- {", "+ {", "2 changed, 0 removed"]);
     assert!(server.requests("POST /v1/routes").is_empty());
     let text = against_edge(&server, &["route", "import", file]);
     assert_has(&text, &["exit status: 0", "done on n1-a (generation 8)"]);
     let made = server.requests("POST /v1/routes");
     assert_eq!(made[0]["against"], 7);
-    assert_eq!(made[0]["operations"].as_array().unwrap().len(), 1);
+    assert_eq!(made[0]["operations"].as_array().unwrap().len(), 2);
 
     std::fs::write(&path, "[]").unwrap();
     let text = against_edge(&server, &["route", "import", file, "--prune", "--dry-run"]);
@@ -150,9 +159,14 @@ fn quiesce_says_what_is_in_flight_and_fails_then() {
     };
     let server = edge()
         .answer("POST /v1/gates/quiesce", &busy)
-        .answer("POST /v1/gates/quiesce", &QuiesceReply::Quiesced { closed: 0 })
+        .answer(
+            "POST /v1/gates/quiesce",
+            &QuiesceReply::Quiesced { closed: 0 },
+        )
         .start();
-    let ask = ["route", "quiesce", "tcp:5432", "--token", "12", "--within", "1s"];
+    let ask = [
+        "route", "quiesce", "tcp:5432", "--token", "12", "--within", "1s",
+    ];
     let text = against_edge(&server, &ask);
     assert_has(&text, &["exit status: 1", "still in flight: 3 at tcp:5432"]);
     let text = against_edge(&server, &ask);

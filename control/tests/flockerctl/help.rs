@@ -20,6 +20,7 @@ fn help_texts() {
         ("help_deploy", &["deploy", "-h"]),
         ("help_move", &["move", "-h"]),
         ("help_route", &["route", "-h"]),
+        ("help_edge", &["edge", "-h"]),
         ("help_route_switch", &["route", "switch", "-h"]),
     ] {
         let (code, stdout, _) = run(args);
@@ -62,7 +63,7 @@ fn wrong_arguments_say_what_would_be_right() {
         ),
         (
             &["status", "--edge", "1.2.3.4:5"],
-            &["--edge is for `flockerctl route`"],
+            &["--edge is for `flockerctl route` and `flockerctl edge`"],
         ),
         (
             &[

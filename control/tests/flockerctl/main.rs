@@ -7,6 +7,7 @@
 )]
 
 mod ca;
+mod edges;
 mod files;
 mod help;
 mod moves;

@@ -49,7 +49,7 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) control: Endpoint,
-    /// For `route`: this one edge, asked directly, without any control service
+    /// For `route` and `edge`: this one edge, asked directly, without any control service
     #[arg(
         long,
         global = true,
@@ -107,6 +107,8 @@ pub(crate) enum Command {
     Node(Node),
     /// Routes and gates of all edges, or with --edge of one
     Route(Route),
+    /// Edges as processes: upgrade, drain, reload, log
+    Edge(crate::args_edge::Edge),
     /// Certificates for mutual TLS: an authority of your own, and one for each program
     Ca(crate::args_nodes::Ca),
     /// Print a completion script for a shell
@@ -274,11 +276,19 @@ pub(crate) enum RouteVerb {
     },
     /// Hold whatever arrives, until it is resumed or the hold is over
     Pause(Pause),
+    /// Wait until nothing that was admitted before a pause is in flight
+    Quiesce(crate::args_edge::Quiesce),
     /// Let go what is held
     Resume(Resume),
     /// Pause, wait for what is in flight, retarget and resume: without a failed request
     #[command(override_usage = "flockerctl route switch [OPTIONS] <KEY> --to <ADDR>...")]
     Switch(Switch),
+    /// What goes through them, look by look
+    Watch(crate::args_edge::Watch),
+    /// Write them to a file
+    Export(crate::args_edge::Export),
+    /// Make them as a file says, in one transaction
+    Import(crate::args_edge::Import),
 }
 
 #[derive(Debug, clap::Args)]

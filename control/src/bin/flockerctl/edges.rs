@@ -93,13 +93,21 @@ impl Edges {
 
     /// Their tables.
     pub(crate) async fn tables(&self) -> Result<Vec<Answer<RouteTable>>, ErrorBody> {
+        self.tables_within(DEADLINE).await
+    }
+
+    /// The same where they may be large.
+    pub(crate) async fn tables_within(
+        &self,
+        deadline: Duration,
+    ) -> Result<Vec<Answer<RouteTable>>, ErrorBody> {
         match self {
             Self::One(edge, name) => {
-                let table = edge.get("/v1/routes", DEADLINE).await;
+                let table = edge.get("/v1/routes", deadline).await;
                 Ok(vec![Answer::new(name.clone(), table)])
             }
             Self::All(control) => {
-                let tables: Vec<EdgeOutcome<_>> = control.get("/v2/routes", DEADLINE).await?;
+                let tables: Vec<EdgeOutcome<_>> = control.get("/v2/routes", deadline).await?;
                 Ok(tables.into_iter().map(Answer::from).collect())
             }
         }
@@ -136,14 +144,23 @@ impl Edges {
         &self,
         change: &Transaction,
     ) -> Result<Vec<Answer<TransactionReply>>, ErrorBody> {
+        self.transact_within(change, DEADLINE).await
+    }
+
+    /// The same where it may be large.
+    pub(crate) async fn transact_within(
+        &self,
+        change: &Transaction,
+        deadline: Duration,
+    ) -> Result<Vec<Answer<TransactionReply>>, ErrorBody> {
         match self {
             Self::One(edge, name) => {
-                let reply = edge.post("/v1/routes", change, DEADLINE).await;
+                let reply = edge.post("/v1/routes", change, deadline).await;
                 Ok(vec![Answer::new(name.clone(), reply)])
             }
             Self::All(control) => {
                 let replies: Vec<EdgeOutcome<_>> =
-                    control.post("/v2/routes", change, DEADLINE).await?;
+                    control.post("/v2/routes", change, deadline).await?;
                 Ok(replies.into_iter().map(Answer::from).collect())
             }
         }

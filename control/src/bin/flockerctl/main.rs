@@ -12,6 +12,7 @@
 //! | `failure` | errors and exit codes |
 
 mod args;
+mod args_edge;
 mod args_nodes;
 mod args_upstreams;
 mod commands;
@@ -45,9 +46,9 @@ fn parse_args() -> Args {
     let mut command = Args::command();
     let matches = command.clone().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let speaks_to_edges = matches!(args.command, Command::Route(_));
+    let speaks_to_edges = matches!(args.command, Command::Route(_) | Command::Edge(_));
     if !speaks_to_edges && matches.value_source("edge") == Some(ValueSource::CommandLine) {
-        let message = "--edge is for `flockerctl route`; every other command asks control";
+        let message = "--edge is for `flockerctl route` and `flockerctl edge`; every other command asks control";
         command.error(ErrorKind::ArgumentConflict, message).exit();
     }
     args
@@ -64,6 +65,7 @@ async fn run(args: Args, output: &Output) -> Result<Verdict, Failure> {
         Command::App(args) => commands::app::run(&cli()?, args).await,
         Command::Node(args) => commands::node::run(&cli()?, &args).await,
         Command::Route(args) => commands::route::run(&cli()?, args).await,
+        Command::Edge(args) => commands::edge::run(&cli()?, args).await,
         Command::Ca(args) => commands::ca::run(output, args),
         Command::Completions { shell } => commands::completions(&cli()?, shell),
     }

@@ -3,12 +3,16 @@
 pub(crate) mod app;
 pub(crate) mod ca;
 pub(crate) mod deploy;
+pub(crate) mod edge;
 pub(crate) mod live;
 pub(crate) mod moves;
 pub(crate) mod node;
+pub(crate) mod quiesce;
 pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod switch;
+pub(crate) mod transfer;
+pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +32,9 @@ use crate::{
 
 /// Longest wait for an answer that should come at once.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Where an edge listens unless its configuration says otherwise.
+const LOCAL_EDGE: &str = "/run/flocker/edge.sock";
 
 /// Whom to ask and how to show the answer.
 pub(crate) struct Cli<'o> {
@@ -60,6 +67,13 @@ impl<'o> Cli<'o> {
     pub(crate) fn edge_argument(&self) -> String {
         let argument = self.edge.as_ref();
         argument.map_or_else(String::new, |endpoint| format!("--edge {endpoint} "))
+    }
+
+    /// The one edge that verbs about a process are for.
+    pub(crate) fn one_edge(&self) -> Client {
+        let local = || Endpoint::Unix(LOCAL_EDGE.into());
+        let client = Client::new(self.edge.clone().unwrap_or_else(local), "edge");
+        secure(client, self.tls.as_ref(), Role::Edge)
     }
 
     /// The edges that route verbs are for.

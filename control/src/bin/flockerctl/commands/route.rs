@@ -12,7 +12,7 @@ use flocker_api::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Cli, switch};
+use super::{Cli, quiesce, switch, transfer, watch};
 use crate::{
     args::{self, RouteTo, RouteVerb},
     args_upstreams::Drained,
@@ -57,7 +57,11 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Fai
         RouteVerb::Undrain(args) => drain(cli, args, false).await,
         RouteVerb::Pause(args) => pause(cli, args).await,
         RouteVerb::Resume(args) => resume(cli, args).await,
+        RouteVerb::Quiesce(args) => quiesce::run(cli, args).await,
         RouteVerb::Switch(args) => switch::run(cli, args).await,
+        RouteVerb::Watch(args) => watch::run(cli, args).await,
+        RouteVerb::Export(args) => transfer::export(cli, args).await,
+        RouteVerb::Import(args) => transfer::import(cli, args).await,
     }
 }
 
@@ -239,7 +243,7 @@ fn leads_to(route: &Route) -> String {
     text
 }
 
-fn gate_word(state: GateState) -> &'static str {
+pub(super) fn gate_word(state: GateState) -> &'static str {
     match state {
         GateState::Open => "open",
         GateState::Paused => "paused",
@@ -425,7 +429,10 @@ async fn resume(cli: &RouteCli<'_>, args: args::Resume) -> Result<Verdict, Failu
 }
 
 /// A request for each token that holds some of the routes now.
-async fn holding(cli: &RouteCli<'_>, keys: &[RouteKey]) -> Result<Vec<ResumeRequest>, Failure> {
+pub(super) async fn holding(
+    cli: &RouteCli<'_>,
+    keys: &[RouteKey],
+) -> Result<Vec<ResumeRequest>, Failure> {
     let tables = cli.edges.tables().await?;
     let mut by_token: BTreeMap<Token, Vec<RouteKey>> = BTreeMap::new();
     for key in keys {
