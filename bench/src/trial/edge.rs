@@ -7,7 +7,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -38,7 +38,8 @@ const QUIESCE_MS: u64 = 5_000;
 /// A running edge; ends with the value.
 pub(super) struct Edge {
     child: Child,
-    directory: TempDir,
+    /// Its files; they go with the value.
+    _directory: TempDir,
     client: Client,
     ip: IpAddr,
     port: u16,
@@ -67,7 +68,7 @@ impl Edge {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let edge = Self {
             child,
-            directory,
+            _directory: directory,
             client: Client::new(Endpoint::Unix(socket), "the edge"),
             ip,
             port,
@@ -91,11 +92,6 @@ impl Edge {
     /// A port of its own for a `tcp` route.
     pub(super) fn tcp(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port + 2)
-    }
-
-    /// Where its files are.
-    pub(super) fn directory(&self) -> PathBuf {
-        self.directory.path().to_owned()
     }
 
     /// Memory of the program, in KiB: what is its alone (Private_* of proc_pid_smaps(5)).

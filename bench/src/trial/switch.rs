@@ -8,17 +8,21 @@ use clap::Args;
 use flocker_api::{
     gate::{HoldLimits, Retarget},
     route::{Route, RouteKey},
+    termination::{Terminate, Tls},
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     client::{Protocol, Target},
     edge::Edge,
+    identity::Identity,
     load::{Kind, Load},
     origin::{Origin, Speech},
     verdict::Verdict,
 };
 
+/// The host of the routes.
+const HOST: &str = "one.test";
 /// Bytes of an HTTP answer.
 const ANSWER_BYTES: usize = 1024;
 /// What a wait may be beyond the time in which the upstream came up, in ms.
@@ -47,22 +51,36 @@ struct Ends {
 }
 
 pub(super) async fn run(options: &Options, program: &Path) -> Result<Verdict> {
-    let edge = Edge::start(program, 0, "").await?;
+    let identity = Identity::of(HOST)?;
+    let edge = Edge::start(program, 0, &identity.config()).await?;
     let tcp = format!("tcp:{}", edge.tcp().port()).parse()?;
     let mut ends = vec![
-        Ends::new("http:one.test".parse()?, Speech::Http(ANSWER_BYTES))?,
+        Ends::new(format!("http:{HOST}").parse()?, Speech::Http(ANSWER_BYTES))?,
+        Ends::new(format!("https:{HOST}").parse()?, Speech::Http(ANSWER_BYTES))?,
         Ends::new(tcp, Speech::Echo)?,
     ];
     edge.put(ends.iter().map(Ends::route).collect()).await?;
 
-    let http = target(edge.http(), "one.test");
+    let http = target(edge.http());
+    let https = Target {
+        tls: Some(identity.trust()),
+        ..target(edge.https())
+    };
     let kinds = [
-        ("http1", Protocol::Http1, http.clone(), 40),
-        ("http1, new connections", Protocol::Http1New, http, 10),
+        ("http1", Protocol::Http1, http.clone(), 30),
+        (
+            "http1, new connections",
+            Protocol::Http1New,
+            http.clone(),
+            10,
+        ),
+        ("http2", Protocol::Http2, http, 20),
+        ("tls http1", Protocol::Tls, https.clone(), 15),
+        ("tls http2", Protocol::TlsHttp2, https, 15),
         (
             "tcp, new connections",
             Protocol::Tcp,
-            target(edge.tcp(), ""),
+            target(edge.tcp()),
             10,
         ),
     ];
@@ -114,10 +132,10 @@ async fn switch(edge: &Edge, ends: &mut [Ends], late: Duration) -> Result<()> {
     ends.iter_mut().try_for_each(Ends::rise)
 }
 
-fn target(address: SocketAddr, host: &str) -> Target {
+fn target(address: SocketAddr) -> Target {
     Target {
         address,
-        host: host.to_owned(),
+        host: HOST.to_owned(),
         tls: None,
     }
 }
@@ -136,7 +154,14 @@ impl Ends {
     }
 
     fn route(&self) -> Route {
-        Route::new(self.key.clone(), [self.addresses[0]])
+        let route = Route::new(self.key.clone(), [self.addresses[0]]);
+        match self.key {
+            RouteKey::Https(..) => Route {
+                tls: Tls::Terminate(Terminate::default()),
+                ..route
+            },
+            _ => route,
+        }
     }
 
     /// Stops the upstream that runs; answers with the change that leads to the other.
