@@ -28,6 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         style: Style::Both,
         trusted: true,
         request_id: None,
+        subject: None,
     };
     let mut passed_on = Vec::new();
     write_upstream_head(&head, bytes, &origin, &mut passed_on);

@@ -97,7 +97,7 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let thread = std::thread::Builder::new()
             .name("load".to_owned())
-            .spawn(move || generate(kinds, stopped))
+            .spawn(move || generate(kinds, &stopped))
             .context("cannot start the load")?;
         Ok(Self { stop, thread })
     }
@@ -112,7 +112,7 @@ impl Load {
     }
 }
 
-fn generate(kinds: Vec<Kind>, stopped: watch::Receiver<bool>) -> Result<Vec<Tally>> {
+fn generate(kinds: Vec<Kind>, stopped: &watch::Receiver<bool>) -> Result<Vec<Tally>> {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
