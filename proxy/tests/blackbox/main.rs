@@ -38,3 +38,5 @@ mod terminated;
 mod tls;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upstream_tls;

@@ -10,9 +10,12 @@
 //! for. A peer that ends its socket without a close_notify has been cut off (RFC 8446, section
 //! 6.1): that is an error, never an end.
 
+mod engine;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::RefCell,
-    fmt,
     io::{self, Read, Write},
     net::Shutdown,
     sync::Arc,
@@ -20,13 +23,11 @@ use std::{
 
 use mio::net::TcpStream;
 use rustls::{
-    ClientConfig, CommonState, ServerConfig,
-    client::UnbufferedClientConnection,
-    pki_types::ServerName,
-    server::UnbufferedServerConnection,
-    unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
+    ClientConfig, CommonState, ServerConfig, client::UnbufferedClientConnection,
+    pki_types::ServerName, server::UnbufferedServerConnection,
 };
 
+use self::engine::{Engine, Reached, Sealing, Sink};
 use super::stream::Got;
 
 /// Bytes of a thread's scratch buffer: the longest handshake message (64 KiB in rustls, which
@@ -63,20 +64,6 @@ pub struct Sealed {
     outgoing: Backlog,
 }
 
-enum Engine {
-    Server(UnbufferedServerConnection),
-    Client(UnbufferedClientConnection),
-}
-
-impl fmt::Debug for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server(_) => "Server(..)",
-            Self::Client(_) => "Client(..)",
-        })
-    }
-}
-
 /// Bytes that wait; without a buffer when there are none.
 #[derive(Debug, Default)]
 struct Backlog {
@@ -99,35 +86,6 @@ impl Backlog {
             *self = Self::default();
         }
     }
-}
-
-/// Where plain bytes go: into the reader's buffer, and what does not fit into the backlog.
-struct Sink<'a> {
-    buffer: &'a mut [u8],
-    filled: usize,
-    rest: &'a mut Vec<u8>,
-}
-
-impl Sink<'_> {
-    fn push(&mut self, bytes: &[u8]) {
-        let room = self.buffer.len() - self.filled;
-        let (now, later) = bytes.split_at(room.min(bytes.len()));
-        self.buffer[self.filled..self.filled + now.len()].copy_from_slice(now);
-        self.filled += now.len();
-        self.rest.extend_from_slice(later);
-    }
-}
-
-/// How far the records at hand have led.
-enum Reached {
-    /// There may be more to do.
-    On,
-    /// More of the peer's bytes are needed.
-    Blocked,
-    /// The handshake is done and there is nothing to read.
-    Open,
-    /// The peer has said goodbye.
-    PeerDone,
 }
 
 impl Sealed {
@@ -290,11 +248,7 @@ impl Sealed {
     /// Opens the whole records in `bytes`: how many bytes that used up, and how many plain
     /// ones went to `buffer`. What there is to answer is sent.
     fn open_records(&mut self, bytes: &mut [u8], buffer: &mut [u8]) -> io::Result<(usize, usize)> {
-        let mut sink = Sink {
-            buffer,
-            filled: 0,
-            rest: &mut self.plain.bytes,
-        };
+        let mut sink = Sink::new(buffer, &mut self.plain.bytes);
         if self.failed {
             return Err(invalid("the session is over"));
         }
@@ -379,11 +333,7 @@ impl Sealed {
             return Err(invalid("the session is over"));
         }
         loop {
-            let mut sink = Sink {
-                buffer: &mut [],
-                filled: 0,
-                rest: &mut self.plain.bytes,
-            };
+            let mut sink = Sink::new(&mut [], &mut self.plain.bytes);
             // With the beginning of a record that has come, lest its place is lost.
             let step = self
                 .engine
@@ -455,132 +405,4 @@ impl Sealed {
 
 fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
-}
-
-/// What sealing came to.
-enum Sealing {
-    /// So many bytes of the scratch buffer are to be sent.
-    Done(usize),
-    /// These go first; so many bytes of what has come are used up.
-    First(Vec<u8>, usize),
-    /// The session is over.
-    Failed(&'static str),
-}
-
-impl Engine {
-    fn step(
-        &mut self,
-        bytes: &mut [u8],
-        sink: &mut Sink<'_>,
-        out: &mut Vec<u8>,
-    ) -> (usize, Result<Reached, rustls::Error>) {
-        match self {
-            Self::Server(server) => advance(server.process_tls_records(bytes), sink, out),
-            Self::Client(client) => advance(client.process_tls_records(bytes), sink, out),
-        }
-    }
-
-    /// Whether it has something to send before it looks at what has come.
-    fn has_alert(&self) -> bool {
-        match self {
-            Self::Server(server) => server.wants_write(),
-            Self::Client(client) => client.wants_write(),
-        }
-    }
-
-    fn seal(
-        &mut self,
-        bytes: &mut [u8],
-        plain: Option<&[u8]>,
-        scratch: &mut [u8],
-        sink: &mut Sink<'_>,
-    ) -> Sealing {
-        match self {
-            Self::Server(server) => seal(server.process_tls_records(bytes), plain, scratch, sink),
-            Self::Client(client) => seal(client.process_tls_records(bytes), plain, scratch, sink),
-        }
-    }
-}
-
-/// Does what the engine asks for.
-fn advance<Data>(
-    status: UnbufferedStatus<'_, '_, Data>,
-    sink: &mut Sink<'_>,
-    out: &mut Vec<u8>,
-) -> (usize, Result<Reached, rustls::Error>) {
-    let mut discard = status.discard;
-    let reached = match status.state {
-        Err(error) => Err(error),
-        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-            while let Some(record) = traffic.next_record() {
-                match record {
-                    Ok(record) => {
-                        discard += record.discard;
-                        sink.push(record.payload);
-                    }
-                    Err(error) => return (discard, Err(error)),
-                }
-            }
-            Ok(Reached::On)
-        }
-        Ok(ConnectionState::EncodeTlsData(mut message)) => {
-            let needed = match message.encode(&mut []) {
-                Err(EncodeError::InsufficientSize(size)) => size.required_size,
-                _ => 0,
-            };
-            let start = out.len();
-            out.resize(start + needed, 0);
-            match message.encode(&mut out[start..]) {
-                Ok(_) => Ok(Reached::On),
-                Err(_) => Err(rustls::Error::General(
-                    "a message has another size than it says".to_owned(),
-                )),
-            }
-        }
-        Ok(ConnectionState::TransmitTlsData(transmit)) => {
-            // What was encoded is in the backlog, in order with all else.
-            transmit.done();
-            Ok(Reached::On)
-        }
-        Ok(ConnectionState::WriteTraffic(_)) => Ok(Reached::Open),
-        Ok(ConnectionState::PeerClosed) => Ok(Reached::PeerDone),
-        // Closed, a handshake that waits, and early data, which is never agreed to.
-        Ok(_) => Ok(Reached::Blocked),
-    };
-    (discard, reached)
-}
-
-/// Seals bytes, or a goodbye, if the engine is ready for it.
-fn seal<Data>(
-    status: UnbufferedStatus<'_, '_, Data>,
-    plain: Option<&[u8]>,
-    scratch: &mut [u8],
-    sink: &mut Sink<'_>,
-) -> Sealing {
-    let discard = status.discard;
-    match status.state {
-        Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-            let sealed = match plain {
-                Some(bytes) => traffic.encrypt(bytes, scratch),
-                None => traffic.queue_close_notify(scratch),
-            };
-            match sealed {
-                Ok(count) => Sealing::Done(count),
-                Err(EncryptError::InsufficientSize(_)) => {
-                    Sealing::Failed("the engine has more to say than there is room for")
-                }
-                Err(EncryptError::EncryptExhausted) => {
-                    Sealing::Failed("the session's keys are used up")
-                }
-            }
-        }
-        state => {
-            let mut answer = Vec::new();
-            let status = UnbufferedStatus { discard, state };
-            match advance(status, sink, &mut answer) {
-                (discard, Ok(Reached::On | Reached::PeerDone)) => Sealing::First(answer, discard),
-                _ => Sealing::Failed("the session is over"),
-            }
-        }
-    }
 }
