@@ -1,6 +1,8 @@
 //! What an edge does with TLS: on the client's side of a route ([`Tls`]) and on its upstreams'
 //! ([`UpstreamTls`]).
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{host::Hostname, name::AuthorityName};
@@ -82,6 +84,105 @@ pub struct UpstreamTls {
     pub ca: Option<AuthorityName>,
 }
 
+/// Why a text says nothing of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTls {
+    /// The first word is not one of the two that it may be.
+    #[error("'{text}' is not known of TLS: write {expected}")]
+    Word {
+        /// The text.
+        text: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A setting that there is not, or one with a value that it cannot have.
+    #[error("'{setting}' is not a setting of TLS: after '{word}' come {expected}")]
+    Setting {
+        /// The setting as it came.
+        setting: String,
+        /// What it comes after.
+        word: &'static str,
+        /// What there is.
+        expected: &'static str,
+    },
+}
+
+/// As on a command line: `passthrough`, or `terminate,min_version=1.3,client_certificate=require,
+/// client_ca=NAME`.
+impl FromStr for Tls {
+    type Err = InvalidTls;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTls> {
+        let mut parts = text.split(',');
+        match parts.next() {
+            Some("passthrough") if !text.contains(',') => return Ok(Self::Passthrough),
+            Some("terminate") => {}
+            _ => {
+                return Err(InvalidTls::Word {
+                    text: text.to_owned(),
+                    expected: "passthrough, or terminate with its settings",
+                });
+            }
+        }
+        let mut terms = Terminate::default();
+        for part in parts {
+            let bad = || InvalidTls::Setting {
+                setting: part.to_owned(),
+                word: "terminate",
+                expected: "min_version=1.2|1.3, client_certificate=none|request|require and \
+                           client_ca=NAME",
+            };
+            match part.split_once('=').ok_or_else(bad)? {
+                ("min_version", "1.2") => terms.min_version = TlsVersion::V1_2,
+                ("min_version", "1.3") => terms.min_version = TlsVersion::V1_3,
+                ("client_certificate", "none") => {
+                    terms.client_certificate = ClientCertificate::None;
+                }
+                ("client_certificate", "request") => {
+                    terms.client_certificate = ClientCertificate::Request;
+                }
+                ("client_certificate", "require") => {
+                    terms.client_certificate = ClientCertificate::Require;
+                }
+                ("client_ca", name) => terms.client_ca = Some(name.parse().map_err(|_| bad())?),
+                _ => return Err(bad()),
+            }
+        }
+        Ok(Self::Terminate(terms))
+    }
+}
+
+/// As on a command line: `verify,server_name=NAME,ca=NAME`.
+impl FromStr for UpstreamTls {
+    type Err = InvalidTls;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTls> {
+        let mut parts = text.split(',');
+        if parts.next() != Some("verify") {
+            return Err(InvalidTls::Word {
+                text: text.to_owned(),
+                expected: "none, or verify with its settings",
+            });
+        }
+        let mut tls = Self::default();
+        for part in parts {
+            let bad = || InvalidTls::Setting {
+                setting: part.to_owned(),
+                word: "verify",
+                expected: "server_name=NAME and ca=NAME",
+            };
+            match part.split_once('=').ok_or_else(bad)? {
+                ("server_name", name) => {
+                    tls.server_name = Some(name.parse().map_err(|_| bad())?);
+                }
+                ("ca", name) => tls.ca = Some(name.parse().map_err(|_| bad())?),
+                _ => return Err(bad()),
+            }
+        }
+        Ok(tls)
+    }
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -89,6 +190,37 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_forms_of_a_command_line_are_those_of_a_file() {
+        let tls: Tls = "terminate,client_certificate=require,client_ca=office,min_version=1.3"
+            .parse()
+            .unwrap();
+        let same = r#"{"terminate":{"client_certificate":"require","client_ca":"office","min_version":"1.3"}}"#;
+        assert_eq!(serde_json::to_string(&tls).unwrap(), same);
+        assert_eq!("passthrough".parse(), Ok(Tls::Passthrough));
+        let upstream: UpstreamTls = "verify,server_name=a.b,ca=office".parse().unwrap();
+        let same = r#"{"server_name":"a.b","ca":"office"}"#;
+        assert_eq!(serde_json::to_string(&upstream).unwrap(), same);
+        for bad in [
+            "",
+            "off",
+            "passthrough,x=1",
+            "terminate,min_version=1.1",
+            "terminate,x",
+        ] {
+            assert!(bad.parse::<Tls>().is_err(), "{bad}");
+        }
+        for bad in [
+            "",
+            "none",
+            "verify,ca",
+            "verify,insecure=1",
+            "verify,ca=A B",
+        ] {
+            assert!(bad.parse::<UpstreamTls>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_forms_of_a_file_are_read_and_written() {

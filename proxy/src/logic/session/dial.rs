@@ -94,6 +94,10 @@ impl Dial {
         if more && failure != ConnectFailure::NoResources {
             return Next::Now;
         }
+        // Time does not mend a certificate.
+        if failure == ConnectFailure::Untrusted {
+            return Next::GiveUp;
+        }
         self.tried = Tried::default();
         // No use in waking after the hold: the last attempt is made at its end.
         self.again_at = Some((now + self.backoff).min(self.until));

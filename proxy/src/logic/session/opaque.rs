@@ -30,7 +30,7 @@ use crate::logic::{
     gate::{Admission, Gate, Place},
     sniff::{
         SniffLimits,
-        tls::{Sniff, client_hello},
+        tls::{Sniff, Sniffer},
     },
 };
 
@@ -49,6 +49,7 @@ pub struct Session {
 enum State {
     Sniffing {
         until: Instant,
+        sniffer: Sniffer,
     },
     /// The driver shakes hands.
     Securing {
@@ -91,6 +92,7 @@ impl Session {
             visit: Some(cx.visit(Protocol::Tls, cx.now)),
             state: State::Sniffing {
                 until: cx.now + cx.limits.hello_timeout,
+                sniffer: Sniffer::default(),
             },
         }
     }
@@ -99,10 +101,9 @@ impl Session {
     pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
         let state = std::mem::replace(&mut self.state, State::Closed { _admission: None });
         match (state, event) {
-            (State::Sniffing { until }, Event::Bytes(Side::Downstream, bytes)) => {
+            (State::Sniffing { until, sniffer }, Event::Bytes(Side::Downstream, bytes)) => {
                 self.ahead.extend_from_slice(bytes);
-                self.state = State::Sniffing { until };
-                self.sniff(cx);
+                self.sniff(until, sniffer, cx);
             }
 
             (State::Parked { place }, Event::Called(call)) if call.ticket == place.ticket() => {
@@ -210,7 +211,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Sniffing { until } | State::Securing { until, .. } => Some(*until),
+            State::Sniffing { until, .. } | State::Securing { until, .. } => Some(*until),
             State::Connecting { dial, .. } => dial.again_at,
             State::Relaying(tunnel) => Some(tunnel.deadline()),
             State::Parked { .. } | State::Closed { .. } => None,
@@ -237,23 +238,21 @@ impl Session {
         matches!(self.state, State::Parked { .. })
     }
 
-    fn sniff(&mut self, cx: &mut Cx<'_>) {
+    fn sniff(&mut self, until: Instant, mut sniffer: Sniffer, cx: &mut Cx<'_>) {
         let limits = SniffLimits {
             hello_bytes: cx.limits.hello_bytes,
         };
-        match client_hello(&self.ahead, &limits) {
-            Sniff::NeedMore => {}
+        match sniffer.sniff(&self.ahead, &limits) {
+            Sniff::NeedMore => self.state = State::Sniffing { until, sniffer },
             Sniff::Sni(host) => {
                 self.key = Key::Https(host.as_str().to_owned());
-                match (Offer::find(cx.tables.current(), host.as_str()), &self.state) {
-                    (Some(offer), State::Sniffing { until }) => {
-                        self.state = State::Securing {
-                            until: *until,
-                            offer: Box::new(offer),
-                        };
+                match Offer::find(cx.tables.current(), host.as_str()) {
+                    Some(offer) => {
+                        let offer = Box::new(offer);
+                        self.state = State::Securing { until, offer };
                         cx.act(Action::Terminate);
                     }
-                    _ => self.arrive(cx),
+                    None => self.arrive(cx),
                 }
             }
             Sniff::NoSni => self.refuse(Alert::UnrecognizedName, cx),

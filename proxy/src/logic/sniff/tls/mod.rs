@@ -72,6 +72,46 @@ pub fn client_hello(bytes: &[u8], limits: &SniffLimits) -> Sniff {
     }
 }
 
+/// Reads a ClientHello that grows, without reading all of it again for each byte that comes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sniffer {
+    /// There is no verdict before there are this many bytes.
+    look_at: usize,
+}
+
+impl Sniffer {
+    /// The verdict on `bytes`, which begin with what was there before.
+    #[must_use]
+    pub fn sniff(&mut self, bytes: &[u8], limits: &SniffLimits) -> Sniff {
+        if bytes.len() < self.look_at && bytes.len() < limits.hello_bytes {
+            return Sniff::NeedMore;
+        }
+        let verdict = client_hello(bytes, limits);
+        if verdict == Sniff::NeedMore {
+            self.look_at = bytes.len() + missing(bytes);
+        }
+        verdict
+    }
+}
+
+/// How many more bytes the hello has at least.
+fn missing(bytes: &[u8]) -> usize {
+    let (mut rest, mut head, mut have) = (bytes, [0; 4], 0);
+    while let Ok(Some((fragment, complete))) = record(&mut rest) {
+        for (slot, byte) in head.iter_mut().skip(have).zip(fragment) {
+            *slot = *byte;
+        }
+        have += fragment.len();
+        if !complete {
+            break;
+        }
+    }
+    match body_length(&head) {
+        Ok(Some(length)) if have >= head.len() => (length + 4).saturating_sub(have).max(1),
+        _ => 1,
+    }
+}
+
 /// The body of the first handshake message, put together from its records.
 fn message(bytes: &[u8], limit: usize) -> Result<Option<Cow<'_, [u8]>>, Reason> {
     // Invariant: at most `limit` bytes are looked at, whatever the caller has read ahead.

@@ -205,6 +205,71 @@ fn hellos_with_post_quantum_shares_fit_and_larger_ones_do_not() {
     );
 }
 
+/// As a browser of today sends it: GREASE everywhere, a post-quantum share beside a classical
+/// one, an encrypted inner hello (which names the real server; the outer name is what may be
+/// routed by), padding.
+fn modern() -> Vec<u8> {
+    let shares = [
+        &[0x3a, 0x3a, 0, 1, 0][..],
+        &[0x11, 0xec, 0x04, 0xc0],
+        &[5; 1216],
+        &[0, 29, 0, 32],
+        &[6; 32],
+    ];
+    let inner = [
+        &[0, 0, 1, 0, 1, 7, 0, 32][..],
+        &[8; 32],
+        &[0, 176],
+        &[9; 176],
+    ];
+    Hello::new()
+        .name("outer.example")
+        .extension(0xfe0d, inner.concat())
+        .extension(51, prefixed16(&shares.concat()))
+        .extension(0x5a5a, vec![0])
+        .extension(21, vec![0; 100])
+        .message()
+}
+
+#[test]
+fn a_modern_hello_says_its_outer_name_cut_into_records_and_segments_anywhere() {
+    let message = modern();
+    assert_eq!(
+        verdict_after_every_prefix(&records(&message, FRAGMENT_BYTES_MAX)),
+        sni("outer.example")
+    );
+    for cut in 1..message.len() {
+        let (first, second) = message.split_at(cut);
+        let both = [first, second].map(|part| records(part, FRAGMENT_BYTES_MAX));
+        let mut sniffer = Sniffer::default();
+        for (part, expected) in [
+            (&both[0][..], Sniff::NeedMore),
+            (&both.concat(), sni("outer.example")),
+        ] {
+            assert_eq!(sniffer.sniff(part, &limits()), expected, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_drip_is_looked_at_a_few_times_and_as_soon_as_it_is_whole() {
+    for fragment in [1, 3, FRAGMENT_BYTES_MAX] {
+        let bytes = records(&modern(), fragment);
+        let (mut sniffer, mut looks) = (Sniffer::default(), 0);
+        for end in 1..bytes.len() {
+            looks += usize::from(end >= sniffer.look_at);
+            assert_eq!(sniffer.sniff(&bytes[..end], &limits()), Sniff::NeedMore);
+        }
+        assert_eq!(sniffer.sniff(&bytes, &limits()), sni("outer.example"));
+        assert!(looks < 120, "{looks} looks at records of {fragment} bytes");
+    }
+    // What is too long is refused at the limit, not when it would be whole.
+    let limits = SniffLimits { hello_bytes: 600 };
+    let (mut sniffer, bytes) = (Sniffer::default(), records(&modern()[..500], 1));
+    let refused = (1..=600).find(|end| sniffer.sniff(&bytes[..*end], &limits) != Sniff::NeedMore);
+    assert!(refused.is_some());
+}
+
 #[test]
 fn hellos_without_a_name_say_so() {
     assert_eq!(client_hello(&Hello::new().bytes(), &limits()), Sniff::NoSni);
