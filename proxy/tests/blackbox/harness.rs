@@ -57,29 +57,35 @@ impl Edge {
 
     /// The same with these variables in its environment.
     pub(crate) fn start_in(limits: &str, workers: usize, environment: &[(&str, &str)]) -> Self {
-        Self::start_whole("", limits, workers, environment)
+        let directory = tempfile::tempdir().unwrap();
+        Self::start_whole(["", limits, ""], workers, environment, directory)
+    }
+
+    /// With keys at the beginning of the configuration, and files in this folder.
+    pub(crate) fn start_as(head: &str, directory: TempDir) -> Self {
+        Self::start_whole([head, "", ""], 1, &[], directory)
     }
 
     /// With whole tables of the configuration besides.
     pub(crate) fn start_with_tables(tables: &str, limits: &str, workers: usize) -> Self {
-        Self::start_whole(tables, limits, workers, &[])
+        let directory = tempfile::tempdir().unwrap();
+        Self::start_whole(["", limits, tables], workers, &[], directory)
     }
 
     fn start_whole(
-        tables: &str,
-        limits: &str,
+        [head, limits, tables]: [&str; 3],
         workers: usize,
         environment: &[(&str, &str)],
+        directory: TempDir,
     ) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         // One address a process, a block of ports an edge: no two tests share any.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
         let ip = IpAddr::from(Ipv4Addr::new(127, 64 | (high & 63), middle, low.max(1)));
         let port = 20_000 + 10 * NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("edge.sock");
         let config = format!(
-            "name = \"edge\"\nworkers = {workers}\n\
+            "name = \"edge\"\nworkers = {workers}\n{head}\
              [listen]\nhttp = [\"{ip}:{port}\"]\nhttps = [\"{ip}:{}\"]\ntcp = [\"{ip}\"]\n\
              [admin]\nsocket = \"{}\"\n[limits]\n{limits}\n{tables}\n",
             port + 1,

@@ -253,6 +253,50 @@ fn ipv6_and_dual_stack_listeners_and_upstreams_serve() {
 }
 
 #[test]
+fn started_as_root_it_becomes_its_user_and_still_binds_low_ports() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can become somebody else.
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let nobody = Some(65_534);
+    std::os::unix::fs::chown(directory.path(), nobody, nobody).unwrap();
+    let mut edge = Edge::start_as("user = \"nobody\"\n", directory);
+    let status = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |pid: u32, name: &str| {
+        let text = status(pid);
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let upstream = Upstream::listen();
+    for round in 0..2 {
+        let pid = edge.status().pid;
+        assert_eq!(field(pid, "Uid:"), "65534 65534 65534 65534");
+        assert_eq!(field(pid, "Gid:"), "65534 65534 65534 65534");
+        assert_eq!(field(pid, "Groups:"), "65534");
+        // CAP_NET_BIND_SERVICE is bit 10, and the only one.
+        for set in ["CapEff:", "CapPrm:", "CapAmb:"] {
+            assert_eq!(field(pid, set), "0000000000000400", "{set}");
+        }
+        // Every thread is that user, the workers as well.
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let path = thread.unwrap().path().join("status");
+            let text = std::fs::read_to_string(path).unwrap();
+            assert!(text.contains("Uid:\t65534\t"), "{text}");
+        }
+        let port = 900 + round;
+        edge.route(&format!("tcp:{port}"), &[upstream.address]);
+        let mut client = Conn::connect(SocketAddr::new(edge.http().ip(), port));
+        client.send("hello");
+        assert_eq!(upstream.accept().read_exact(5), b"hello");
+        edge.upgrade(None).unwrap();
+    }
+}
+
+#[test]
 fn systemd_is_told_of_each_step() {
     use std::os::unix::net::UnixDatagram;
     let directory = tempfile::tempdir().unwrap();

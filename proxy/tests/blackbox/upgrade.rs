@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flocker_api::{ErrorCode, gate::QuiesceReply};
+use flocker_api::{
+    ErrorCode,
+    certificate::{CertificateList, CertificateStatus, PutCertificate, PutTicketKey, TicketKeys},
+    gate::QuiesceReply,
+};
 
 use crate::harness::{Conn, Edge, Upstream, eventually, get, hold, ok, post};
 
@@ -277,6 +281,29 @@ fn routes_and_tokens_of_before_count_afterwards() {
     assert_eq!(edge.status().generation.0, generation.0 + 1);
     let mut client = Conn::connect(edge.http());
     assert_eq!(client.ask(get("/")).text(), "ok");
+}
+
+#[test]
+fn certificates_and_ticket_keys_in_memory_are_handed_over() {
+    let mut edge = Edge::start();
+    let key = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    let put = PutCertificate {
+        certificate: key.cert.pem(),
+        key: key.signing_key.serialize_pem(),
+    };
+    let sent: CertificateStatus = edge.put("/v1/certificates/a", &put).unwrap();
+    let ticket = PutTicketKey {
+        key: "00ff".repeat(16).parse().unwrap(),
+    };
+    let keys: TicketKeys = edge.put("/v1/tickets", &ticket).unwrap();
+    edge.upgrade(None).unwrap();
+    let list: CertificateList = edge.get("/v1/certificates").unwrap();
+    assert_eq!(list.certificates, [sent]);
+    // The same key again changes nothing, so the answer is what there is.
+    assert_eq!(
+        edge.put::<_, TicketKeys>("/v1/tickets", &ticket).unwrap(),
+        keys
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use flocker_api::{
@@ -123,7 +123,7 @@ impl Edge {
             token: change.token,
             listeners,
             log: None,
-            extra: BTreeMap::new(),
+            tls: self.material().bequeath(),
         };
         Ok((inheritance, sockets))
     }
@@ -137,6 +137,9 @@ impl Edge {
         inheritance: &Inheritance,
         sockets: &mut Sockets,
     ) -> Result<(), EdgeError> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_s = since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
+        self.material().inherit(inheritance.tls.clone(), now_s);
         let operations = inheritance.routes.iter().map(|route| Operation::Put {
             route: route.clone(),
         });

@@ -22,7 +22,6 @@
 mod wire;
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     io,
     os::{
@@ -41,6 +40,7 @@ use flocker_api::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::tls::Bequest;
 use crate::logic::gate::Pause;
 
 /// The argument that tells a process to take over from who is at its stdin.
@@ -66,9 +66,8 @@ pub struct Inheritance {
     pub listeners: Vec<InheritedListener>,
     /// What is logged, if it was changed while running.
     pub log: Option<String>,
-    /// What else was changed while running, by the name of its owner.
-    #[serde(default)]
-    pub extra: BTreeMap<String, serde_json::Value>,
+    /// Certificates and ticket keys that are in memory alone.
+    pub tls: Bequest,
 }
 
 /// A gate that has been paused at some time.

@@ -5,6 +5,7 @@
 //! behind an atomic pointer: a change reaches the next handshake and no connection that stands.
 //! Sources are changed under one lock that no worker takes.
 
+mod bequest;
 mod configs;
 mod pem;
 mod sources;
@@ -30,15 +31,16 @@ use flocker_api::{
 };
 use rustls::crypto::CryptoProvider;
 
+pub use self::{
+    bequest::Bequest,
+    configs::Configs,
+    pem::{PemError, subject},
+    tickets::Tickets,
+};
 use self::{
     configs::Authorities,
     sources::{Reloaded, Sources},
     store::Store,
-};
-pub use self::{
-    configs::Configs,
-    pem::{PemError, subject},
-    tickets::Tickets,
 };
 use crate::{config::TlsConfig, logic::session::Seal};
 

@@ -44,7 +44,7 @@ enum Origin {
     /// Found in the folder.
     Folder(Files),
     /// Sent by the admin API, and kept in memory alone.
-    Sent,
+    Sent(PutCertificate),
 }
 
 /// A certificate's file and its key's, which may be the same.
@@ -188,7 +188,7 @@ impl Sources {
                 write_secret(&path, both.as_bytes())?;
                 Origin::Folder(Files::new(path.clone(), path))
             }
-            None => Origin::Sent,
+            None => Origin::Sent(put.clone()),
         };
         let source = Source {
             origin,
@@ -198,6 +198,16 @@ impl Sources {
         let answer = status(name, &source);
         self.0.insert(name.clone(), source);
         Ok(answer)
+    }
+
+    /// Those that are in memory alone.
+    pub(super) fn sent(&self) -> Vec<(CertificateName, PutCertificate)> {
+        let all = self.0.iter();
+        all.filter_map(|(name, source)| match &source.origin {
+            Origin::Sent(put) => Some((name.clone(), put.clone())),
+            Origin::Configured(_) | Origin::Folder(_) => None,
+        })
+        .collect()
     }
 
     /// See [`super::Material::remove`].
@@ -219,7 +229,7 @@ impl Sources {
                     })?;
                 }
             }
-            Origin::Sent => {}
+            Origin::Sent(_) => {}
         }
         let answer = status(name, source);
         self.0.remove(name);
@@ -329,7 +339,7 @@ fn status(name: &CertificateName, source: &Source) -> CertificateStatus {
         not_after_s: served.valid_s.1,
         file: match &source.origin {
             Origin::Configured(files) | Origin::Folder(files) => Some(files.certificate.clone()),
-            Origin::Sent => None,
+            Origin::Sent(_) => None,
         },
         problem: source.problem.clone(),
     }
