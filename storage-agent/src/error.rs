@@ -80,6 +80,14 @@ pub enum VolumeError {
     /// The policy of replication is none that can be kept.
     #[error("the replication policy cannot be kept: {0}")]
     Policy(String),
+    /// The file system itself encrypts it, on this node or where it would go.
+    #[error(
+        "volume {0} is or would be encrypted by ZFS itself, and such volumes are neither moved nor replicated: their streams have corrupted data in every OpenZFS so far (openzfs/zfs#12594, #16351, #18739); encrypt the disks below the pool instead"
+    )]
+    Encrypted(VolumeId),
+    /// The file system of this node is not to be used.
+    #[error("{0}")]
+    Unsupported(String),
     /// Something else is being done with it.
     #[error("volume {id} is busy: {reason}")]
     Busy {
@@ -198,7 +206,10 @@ impl VolumeError {
                 ErrorCode::Busy
             }
             Self::NoSpace(_) => ErrorCode::NoSpace,
-            Self::StorageMismatch { .. } | Self::Impostor { .. } => ErrorCode::Precondition,
+            Self::StorageMismatch { .. }
+            | Self::Impostor { .. }
+            | Self::Encrypted(_)
+            | Self::Unsupported(_) => ErrorCode::Precondition,
             Self::Peer { .. } | Self::Damaged(_) | Self::Killed(_) => ErrorCode::Unavailable,
             Self::Refused { body, .. } => body.code,
             Self::Timeout { .. } => ErrorCode::Timeout,

@@ -1,6 +1,7 @@
 //! What touches the world: programs, files, sockets, the clock.
 
 pub mod admin;
+mod bookmarks;
 mod confirm;
 pub mod containers;
 mod directory;

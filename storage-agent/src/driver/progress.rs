@@ -16,6 +16,7 @@ struct Running {
     peer: NodeName,
     snapshot: String,
     bytes: u64,
+    bytes_expected: Option<u64>,
     started: Instant,
 }
 
@@ -26,9 +27,18 @@ impl Progress {
             peer: peer.clone(),
             snapshot: snapshot.to_owned(),
             bytes: 0,
+            bytes_expected: None,
             started: Instant::now(),
         });
         Guard { progress: self }
+    }
+
+    /// How many bytes the running stream will have, or that it is not known.
+    pub(crate) fn expect(&self, bytes: Option<u64>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_mut() {
+            running.bytes_expected = bytes;
+        }
     }
 
     /// What runs now.
@@ -38,7 +48,7 @@ impl Progress {
             peer: running.peer.clone(),
             snapshot: running.snapshot.clone(),
             bytes: running.bytes,
-            bytes_expected: None,
+            bytes_expected: running.bytes_expected,
             elapsed_ms: u64::try_from(running.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

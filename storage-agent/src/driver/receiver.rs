@@ -81,6 +81,8 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
             .as_ref()
             .map(|c| c.snapshots.clone())
             .unwrap_or_default(),
+        takes: volumes.storage().features(),
+        partial: here.as_ref().and_then(|copy| copy.partial.clone()),
     };
     connection.writer.send(&Frame::Accept(accept)).await?;
     let Some(begin) = begun(&mut connection.reader).await? else {
@@ -216,7 +218,7 @@ impl Receiving<'_> {
             size_bytes: handshake.size_bytes,
             epoch: handshake.epoch,
         };
-        self.can_tell()?;
+        self.make_way().await?;
         let mut sink = self
             .storage
             .receive(&stamp, self.begin.from, &self.begin.to)?;
@@ -253,21 +255,29 @@ impl Receiving<'_> {
             createtxg: next_createtxg(&copy.snapshots),
         });
         copy.mounted_at = None;
+        copy.partial = None;
         copy.name = stamp.name.clone();
         copy.size_bytes = stamp.size_bytes;
         copy.epoch = stamp.epoch;
         Some(copy)
     }
 
-    /// Refuses a copy of which nothing tells what it is a copy of. Directories need not know.
-    fn can_tell(&self) -> Result<(), VolumeError> {
-        let bare = self.here.filter(|copy| copy.snapshots.is_empty());
-        match bare {
-            Some(copy) if self.storage.kind() != StorageKind::Directory => {
-                Err(VolumeError::NoSnapshots(copy.id))
+    /// Makes way for a stream that begins anew. Refuses a copy of which nothing tells what it is
+    /// a copy of; directories need not know.
+    async fn make_way(&self) -> Result<(), VolumeError> {
+        let Some(copy) = self.here else {
+            return Ok(());
+        };
+        if copy.partial.is_some() {
+            if self.begin.resumes {
+                return Ok(());
             }
-            _ => Ok(()),
+            return self.storage.discard_partial(copy.id).await;
         }
+        if copy.snapshots.is_empty() && self.storage.kind() != StorageKind::Directory {
+            return Err(VolumeError::NoSnapshots(copy.id));
+        }
+        Ok(())
     }
 
     /// Passes the stream on until its end.

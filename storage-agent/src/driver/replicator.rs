@@ -11,14 +11,14 @@ use flocker_api::{
     ErrorCode,
     agent::{Handshake, ReplicateReply, ReplicateRequest, StorageKind},
     name::NodeName,
-    volume::Snapshot,
+    volume::{Guid, Snapshot},
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::{
     index::next_createtxg,
     progress::Progress,
-    storage::{LocalCopy, SendStream, Storage},
+    storage::{LocalCopy, SendStream, Storage, Stream},
     transport::{Connection, FrameReader, Link, TransferLimits, connect, peer},
     volumes::active_policy,
 };
@@ -26,7 +26,8 @@ use crate::{
     error::VolumeError,
     logic::{
         plan::{Conflict, base},
-        wire::{Ack, Begin, End, Frame, Hello, PROTOCOL},
+        resume::Resumption,
+        wire::{Ack, Begin, End, Frame, Hello, PROTOCOL, StreamFeatures},
         zstream::{self, Head},
     },
 };
@@ -43,12 +44,27 @@ pub(crate) struct Replicator<'a> {
 /// A stream that may begin, or needs not.
 enum Opening {
     /// The receiver has the snapshot already.
-    Present,
+    Present(Guid),
     /// It waits for data on top of this snapshot.
     Ready {
         connection: Box<Connection>,
         from: Option<Snapshot>,
+        takes: StreamFeatures,
+        /// It goes on with a stream that broke off, which may bring an older snapshot.
+        resumption: Option<Resumption>,
     },
+}
+
+impl Opening {
+    fn resumes(&self) -> bool {
+        matches!(
+            self,
+            Self::Ready {
+                resumption: Some(_),
+                ..
+            }
+        )
+    }
 }
 
 /// What a peer is brought up to.
@@ -66,10 +82,21 @@ enum Look {
     First,
 }
 
-/// What one attempt moved.
+/// Whether what is kept of a broken stream may be gone on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resume {
+    May,
+    /// It was tried, and the receiver would not have it.
+    Not,
+}
+
+/// What attempts have moved.
+#[derive(Default)]
 struct Sent {
     bytes: u64,
     full: bool,
+    /// The snapshot that the receiver has now.
+    reached: Option<Guid>,
 }
 
 impl Replicator<'_> {
@@ -95,6 +122,7 @@ impl Replicator<'_> {
             What::Existing(snapshot) => (snapshot.name.clone(), Some(snapshot)),
         };
         let progress = self.progress.begin(&request.peer, &name);
+        let moved = |bytes| progress.set(bytes);
         let begun = Instant::now();
         let taking = async {
             let taken = match &to {
@@ -103,38 +131,45 @@ impl Replicator<'_> {
             };
             Ok::<_, VolumeError>((taken, begun.elapsed()))
         };
-        let opened = self.open(&copy, request, &name, to.as_ref(), Look::No);
+        let opened = self.open(&copy, request, &name, to.as_ref(), Look::No, Resume::May);
         let (taken, mut opening) = tokio::join!(taking, opened);
         let (taken, snapshot_took) = taken?;
         to = to.or(taken);
         let started = Instant::now();
-        let mut look = Look::No;
+        let (mut look, mut resume, mut sent) = (Look::No, Resume::May, Sent::default());
         let mut retries = self.limits().retries.iter();
         loop {
-            let attempt = async {
-                let moved = |bytes| progress.set(bytes);
-                self.attempt(&copy, opening?, &name, &mut to, &moved).await
-            };
-            let error = match (attempt.await, &to) {
-                (Ok(sent), Some(to)) => {
-                    return Ok(ReplicateReply {
-                        snapshot: to.clone(),
-                        bytes: sent.bytes,
-                        full: sent.full,
-                        snapshot_us: micros(snapshot_took),
-                        transfer_us: micros(started.elapsed()),
-                    });
+            let resumes = opening.as_ref().is_ok_and(Opening::resumes);
+            let attempt = async { self.attempt(&copy, opening?, &name, &mut to, &moved).await };
+            match attempt.await {
+                Ok(more) => {
+                    sent.bytes += more.bytes;
+                    sent.full |= more.full;
+                    if let Some(to) = to.take_if(|to| more.reached == Some(to.guid)) {
+                        return Ok(ReplicateReply {
+                            snapshot: to,
+                            bytes: sent.bytes,
+                            full: sent.full,
+                            snapshot_us: micros(snapshot_took),
+                            transfer_us: micros(started.elapsed()),
+                        });
+                    }
                 }
-                (Ok(_), None) => unreachable!("an attempt that ends well has found the snapshot"),
-                (Err(error), _) => error,
-            };
-            if look == Look::No && may_be_outdated(&error) {
-                tracing::debug!(volume = %copy.id, %error, "another attempt, on what is really there");
-            } else if let Some(pause) = retries.next().filter(|_| error.code().is_transient()) {
-                tracing::warn!(volume = %copy.id, peer = %request.peer, %error, "a transfer is tried again");
-                sleep(*pause).await;
-            } else {
-                return Err(name_peer(error, &request.peer));
+                Err(error) => {
+                    if resumes && matches!(error, VolumeError::Refused { .. }) {
+                        resume = Resume::Not;
+                    }
+                    if look == Look::No && may_be_outdated(&error) {
+                        tracing::debug!(volume = %copy.id, %error, "another attempt, on what is really there");
+                    } else if let Some(pause) =
+                        retries.next().filter(|_| error.code().is_transient())
+                    {
+                        tracing::warn!(volume = %copy.id, peer = %request.peer, %error, "a transfer is tried again");
+                        sleep(*pause).await;
+                    } else {
+                        return Err(name_peer(error, &request.peer));
+                    }
+                }
             }
             look = Look::First;
             copy = self.look(&copy).await?;
@@ -142,7 +177,9 @@ impl Replicator<'_> {
                 None => Some(self.storage.find_snapshot(copy.id, &name).await?),
                 known => known,
             };
-            opening = self.open(&copy, request, &name, to.as_ref(), look).await;
+            opening = self
+                .open(&copy, request, &name, to.as_ref(), look, resume)
+                .await;
         }
     }
 
@@ -168,6 +205,7 @@ impl Replicator<'_> {
         name: &str,
         to: Option<&Snapshot>,
         look: Look,
+        resume: Resume,
     ) -> Result<Opening, VolumeError> {
         let mut connection = connect(&request.peer, request.to, self.link).await?;
         let hello = Hello {
@@ -195,21 +233,38 @@ impl Replicator<'_> {
             let reason = format!("it is node {}, not {}", accept.node, request.peer);
             return Err(peer(request.to, reason));
         }
-        if to.is_some_and(|to| accept.snapshots.iter().any(|s| s.guid == to.guid)) {
-            return Ok(Opening::Present);
+        if let Some(to) = to.filter(|to| accept.snapshots.iter().any(|s| s.guid == to.guid)) {
+            return Ok(Opening::Present(to.guid));
         }
         // The new snapshot may have been listed already; it is no base for itself.
-        let ours = copy.snapshots.iter();
-        let ours: Vec<_> = ours.filter(|s| s.name != name).cloned().collect();
-        let from = base(&ours, &accept.snapshots).map_err(|c| diverged(copy, c))?;
-        let begin = Begin {
-            from: from.as_ref().map(|from| from.guid),
-            to: name.to_owned(),
+        let bases = copy.bases(name);
+        let from = base(&bases, &accept.snapshots).map_err(|c| diverged(copy, c))?;
+        let token = accept.partial.as_deref().filter(|_| resume == Resume::May);
+        let resumption = match token {
+            Some(token) => {
+                let theirs = &accept.snapshots;
+                self.storage.resumption(copy, token, theirs).await
+            }
+            None => None,
+        };
+        let begin = match &resumption {
+            Some(resumption) => Begin {
+                from: resumption.from,
+                to: resumption.to.name.clone(),
+                resumes: true,
+            },
+            None => Begin {
+                from: from.as_ref().map(|from| from.guid),
+                to: name.to_owned(),
+                resumes: false,
+            },
         };
         connection.writer.send(&Frame::Begin(begin)).await?;
         Ok(Opening::Ready {
             connection: Box::new(connection),
             from,
+            takes: accept.takes,
+            resumption,
         })
     }
 
@@ -221,31 +276,63 @@ impl Replicator<'_> {
         to: &mut Option<Snapshot>,
         moved: &(dyn Fn(u64) + Sync),
     ) -> Result<Sent, VolumeError> {
-        let Opening::Ready {
-            mut connection,
-            from,
-        } = opening
-        else {
-            return Ok(Sent {
-                bytes: 0,
-                full: false,
-            });
+        let (mut connection, from, takes, resumption) = match opening {
+            Opening::Present(guid) => {
+                return Ok(Sent {
+                    reached: Some(guid),
+                    ..Sent::default()
+                });
+            }
+            Opening::Ready {
+                connection,
+                from,
+                takes,
+                resumption,
+            } => (connection, from, takes, resumption),
         };
-        let full = from.is_none();
-        let from = from.as_ref().map(|from| from.name.as_str());
+        let stream = Stream {
+            from: from.as_ref().map(|from| from.name.as_str()),
+            to: name,
+            takes,
+            token: resumption.as_ref().map(|r| r.token.as_str()),
+        };
+        let full = match &resumption {
+            Some(resumption) => resumption.from.is_none(),
+            None => from.is_none(),
+        };
         let result = async {
-            let stream = self.storage.send(copy.id, from, name)?;
-            let (bytes, head) = self.stream(&mut connection, stream, moved).await?;
-            let found = match to.take() {
-                Some(to) => to,
-                None => self.made(copy, name, head).await?,
+            let sending = self.storage.send(copy.id, &stream)?;
+            let estimating = async {
+                // Of an increment nobody sees the progress, and a move would wait for this.
+                let expected = match full || resumption.is_some() {
+                    true => self.storage.estimate(copy.id, &stream).await,
+                    false => None,
+                };
+                self.progress.expect(expected);
+                Ok(())
+            };
+            let streaming = self.stream(&mut connection, sending, moved);
+            let ((bytes, head), ()) = tokio::try_join!(streaming, estimating)?;
+            let found = match (&resumption, to.take()) {
+                (Some(resumption), known) => {
+                    *to = known;
+                    resumption.to.clone()
+                }
+                (None, Some(to)) => to,
+                (None, None) => self.made(copy, name, head).await?,
             };
             let guid = found.guid;
-            *to = Some(found);
+            if resumption.is_none() {
+                *to = Some(found);
+            }
             let end = Frame::End(End { guid, bytes });
             connection.writer.send(&end).await?;
             self.acknowledgement(&mut connection, guid).await?;
-            Ok(Sent { bytes, full })
+            Ok(Sent {
+                bytes,
+                full,
+                reached: Some(guid),
+            })
         }
         .await;
         if let Err(error) = &result {
@@ -311,7 +398,7 @@ impl Replicator<'_> {
     async fn acknowledgement(
         &self,
         connection: &mut Connection,
-        guid: flocker_api::volume::Guid,
+        guid: Guid,
     ) -> Result<(), VolumeError> {
         let Connection { reader, writer, .. } = connection;
         let waiting = async {

@@ -16,7 +16,7 @@ use flocker_api::{
 use super::{directory::Directory, fence::mounts::mounted_below, zfs::Zfs};
 use crate::{
     error::VolumeError,
-    logic::{schedule::Sight, transfer::Standing},
+    logic::{resume::Resumption, schedule::Sight, transfer::Standing, wire::StreamFeatures},
 };
 
 /// A copy of a volume on this node, as its storage has it.
@@ -31,6 +31,13 @@ pub(crate) struct LocalCopy {
     pub(crate) mounted_at: Option<PathBuf>,
     /// Oldest first.
     pub(crate) snapshots: Vec<Snapshot>,
+    /// What is left of snapshots that are gone: bases of increments, and nothing else. Their
+    /// names begin with `#`.
+    pub(crate) bookmarks: Vec<Snapshot>,
+    /// Encrypted by the file system itself.
+    pub(crate) encrypted: bool,
+    /// A stream that broke off is kept in part; the token by which its sender goes on with it.
+    pub(crate) partial: Option<String>,
     /// What peers have acknowledged, as far as it has been written down.
     pub(crate) acknowledged: Vec<Guid>,
     /// How it shall be replicated while it is the primary of the epoch in there.
@@ -43,6 +50,14 @@ impl LocalCopy {
             role: self.role,
             epoch: self.epoch,
         }
+    }
+
+    /// What an increment can start from, but for the snapshot that it shall bring.
+    pub(crate) fn bases(&self, but: &str) -> Vec<Snapshot> {
+        let snapshots = self.snapshots.iter().filter(|s| s.name != but);
+        let gone = self.bookmarks.iter();
+        let gone = gone.filter(|b| self.snapshots.iter().all(|s| s.guid != b.guid));
+        snapshots.chain(gone).cloned().collect()
     }
 
     pub(crate) fn newest(&self) -> Option<&Snapshot> {
@@ -111,6 +126,19 @@ impl SendStream {
 pub(crate) enum ReceiveSink {
     Zfs(Box<super::zfs::Receiving>),
     Directory(super::directory::Receiving),
+}
+
+/// A stream to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stream<'a> {
+    /// The snapshot or bookmark that the receiver has; `None` for a full stream.
+    pub(crate) from: Option<&'a str>,
+    /// The snapshot to send.
+    pub(crate) to: &'a str,
+    /// What the receiver takes.
+    pub(crate) takes: StreamFeatures,
+    /// The token of the stream that it goes on with, if it does.
+    pub(crate) token: Option<&'a str>,
 }
 
 /// Why a stream was not taken.
@@ -265,6 +293,63 @@ impl Storage {
         each!(self, s => s.roll_back(id, to))
     }
 
+    /// Keeps of a snapshot what the base of an increment needs, where that can be done.
+    pub(crate) async fn bookmark(&self, id: VolumeId, name: &str) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.bookmark(id, name).await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Destroys a bookmark.
+    pub(crate) async fn destroy_bookmark(
+        &self,
+        id: VolumeId,
+        name: &str,
+    ) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.destroy_bookmark(id, name).await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Whether a receiver's token is good for going on with a stream of this volume.
+    pub(crate) async fn resumption(
+        &self,
+        copy: &LocalCopy,
+        token: &str,
+        theirs: &[Snapshot],
+    ) -> Option<Resumption> {
+        match self {
+            Self::Zfs(zfs) => zfs.resumption(copy, token, theirs).await,
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// Throws away what is kept of a stream that broke off.
+    pub(crate) async fn discard_partial(&self, id: VolumeId) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.discard_partial(id).await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
+    /// What may be in a stream that this storage takes.
+    pub(crate) fn features(&self) -> StreamFeatures {
+        match self {
+            Self::Zfs(zfs) => zfs.features(),
+            Self::Directory(_) => StreamFeatures::default(),
+        }
+    }
+
+    /// How long a stream will be, where that is known before it is made.
+    pub(crate) async fn estimate(&self, id: VolumeId, stream: &Stream<'_>) -> Option<u64> {
+        match self {
+            Self::Zfs(zfs) => zfs.estimate(id, stream).await,
+            Self::Directory(_) => None,
+        }
+    }
+
     /// Writes down what peers have acknowledged.
     pub(crate) async fn set_acknowledged(
         &self,
@@ -300,12 +385,14 @@ impl Storage {
     pub(crate) fn send(
         &self,
         id: VolumeId,
-        from: Option<&str>,
-        to: &str,
+        stream: &Stream<'_>,
     ) -> Result<SendStream, VolumeError> {
         match self {
-            Self::Zfs(zfs) => zfs.send(id, from, to).map(|s| SendStream::Zfs(Box::new(s))),
-            Self::Directory(directory) => Ok(SendStream::Directory(directory.send(id, from, to))),
+            Self::Zfs(zfs) => zfs.send(id, stream).map(|s| SendStream::Zfs(Box::new(s))),
+            Self::Directory(directory) => {
+                let sending = directory.send(id, stream.from, stream.to);
+                Ok(SendStream::Directory(sending))
+            }
         }
     }
 

@@ -360,6 +360,9 @@ impl Volumes {
         let copy = self.look_up(id, &entry).await?;
         let copy = copy.ok_or(VolumeError::NotFound(id))?;
         primary(&copy, request.epoch)?;
+        if copy.encrypted {
+            return Err(VolumeError::Encrypted(id));
+        }
         self.touched(id);
         let name = next_label(request.epoch);
         self.transfer(&entry, copy, &request, What::New(name)).await

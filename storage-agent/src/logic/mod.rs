@@ -4,6 +4,7 @@ pub mod container;
 pub mod fence;
 pub mod label;
 pub mod plan;
+pub mod resume;
 pub mod retention;
 pub mod schedule;
 pub mod transfer;

@@ -12,6 +12,7 @@ mod equality;
 mod faults;
 mod fence;
 mod measure;
+mod openzfs;
 mod pools;
 mod stories;
 mod table;
@@ -46,6 +47,12 @@ stories! {
     a_target_that_comes_back_is_brought_to_the_newest_at_once;
     equality:
     replicas_equal_under_a_random_workload;
+    openzfs:
+    capabilities_are_found_by_trying,
+    a_broken_stream_goes_on_where_it_ended,
+    how_long_a_stream_will_be_is_known,
+    a_token_that_is_of_no_use_is_thrown_away,
+    what_zfs_encrypts_is_not_moved;
     table:
     a_killed_program_is_made_good,
     a_stopped_program_is_noticed_and_made_good,

@@ -160,8 +160,7 @@ pub async fn stuck(
         ..bed.a.request(1, &bed.b)
     };
     let sending = tokio::spawn(async move { volumes.replicate(id, request).await });
-    let limit = Duration::from_secs(20);
-    tokio::time::timeout(limit, stall.stalled.notified())
+    tokio::time::timeout(impatient().stall, stall.stalled.notified())
         .await
         .expect("the stream gets that far");
     (sending, stall)

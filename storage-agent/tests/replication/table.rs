@@ -194,8 +194,12 @@ pub async fn a_base_pruned_at_the_receiver_is_a_conflict_or_made_good(bed: &mut 
 
 pub async fn a_base_pruned_at_the_sender_is_a_conflict_or_made_good(bed: &mut Bed) {
     let (id, acknowledged) = replicated(bed, &mut Dice(27)).await;
+    // Older than what is kept in any case.
+    for _ in 0..5 {
+        bed.a.volumes.snapshot(id, Epoch(1)).await.unwrap();
+    }
     bed.a.volumes.tidy(id).await.unwrap();
-    bed.a.volumes.snapshot(id, Epoch(1)).await.unwrap();
+    assert!(bed.a.snapshots(id).await.contains(&acknowledged));
     destroy_snapshot(&bed.a, id, &acknowledged).await;
     if bed.zfs() == Some(FileSystem::OpenZfs) {
         // A bookmark of it is left, and serves as well.

@@ -154,6 +154,9 @@ impl Places {
             mounted_at: mounted.then_some(mount),
             acknowledged: record.acknowledged,
             replication: record.replication,
+            bookmarks: Vec::new(),
+            encrypted: false,
+            partial: None,
         })
     }
 

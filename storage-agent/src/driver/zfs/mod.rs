@@ -13,7 +13,9 @@ mod command;
 mod look;
 mod parse;
 mod probe;
+mod resume;
 mod stream;
+mod version;
 
 use std::path::{Path, PathBuf};
 
@@ -27,12 +29,14 @@ use flocker_api::{
 pub(super) use self::stream::{Receiving, Sending};
 use self::{
     command::{CommandError, run},
-    parse::{Failure, PROPERTIES},
-    probe::{Capabilities, probe},
+    parse::{Failure, MORE_PROPERTIES, PROPERTIES},
+    probe::{Capabilities, Capability, identify, probe},
 };
-use super::storage::{LocalCopy, Stamp};
+use super::storage::{LocalCopy, Stamp, Stream};
 use crate::error::VolumeError;
 
+/// What a listing prints in each line.
+const COLUMNS: &str = "name,property,value,source";
 /// How often a dataset is tried to be destroyed while its unmount still races.
 const DESTROY_TRIES: u32 = 5;
 const DESTROY_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
@@ -60,7 +64,7 @@ fn unless(expected: Failure, result: Result<String, CommandError>) -> Result<(),
 
 impl Zfs {
     pub(crate) async fn open(pool: &str, mount_root: &Path) -> Result<Self, VolumeError> {
-        let capabilities = probe().await?;
+        let mut capabilities = identify().await?;
         let text = zfs(&[
             "get",
             "-Hp",
@@ -94,6 +98,13 @@ impl Zfs {
             &parent,
         ];
         unless(Failure::Exists, zfs(&create).await)?;
+        probe(&mut capabilities, pool, &parent).await?;
+        tracing::info!(
+            version = capabilities.version, can = ?capabilities.names(), "the file system"
+        );
+        if let Some(doubt) = &capabilities.doubt {
+            tracing::warn!("{doubt}");
+        }
         Ok(Self {
             parent,
             mount_root: mount_root.to_owned(),
@@ -114,12 +125,7 @@ impl Zfs {
         StorageStatus {
             kind: self.capabilities.kind,
             version: self.capabilities.version.clone(),
-            capabilities: self
-                .capabilities
-                .names
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            capabilities: self.capabilities.names(),
             available_bytes,
             problem,
         }
@@ -141,16 +147,35 @@ impl Zfs {
         Ok(())
     }
 
+    /// Lists what is beneath a dataset, as text or as JSON.
+    async fn get(&self, dataset: &str) -> Result<Vec<LocalCopy>, CommandError> {
+        let json = self.capabilities.has(Capability::Json);
+        let more = self.capabilities.kind == StorageKind::OpenZfs;
+        let properties = format!("{PROPERTIES}{}", if more { MORE_PROPERTIES } else { "" });
+        let arguments: &[&str] = match (json, more) {
+            (true, _) => &["-j", "-p", "-t", "filesystem,snapshot,bookmark"],
+            (false, true) => &["-Hp", "-o", COLUMNS, "-t", "filesystem,snapshot,bookmark"],
+            (false, false) => &["-Hp", "-o", COLUMNS],
+        };
+        let text = zfs(&[&["get", "-r"], arguments, &[&properties, dataset]].concat()).await?;
+        let read = if json {
+            parse::copies_of_json
+        } else {
+            parse::copies
+        };
+        read(&self.parent, &text).map_err(|error| CommandError {
+            failure: Failure::Other,
+            error,
+        })
+    }
+
     pub(crate) async fn list(&self) -> Result<Vec<LocalCopy>, VolumeError> {
-        let columns = "name,property,value,source";
-        let text = zfs(&["get", "-Hp", "-r", "-o", columns, PROPERTIES, &self.parent]).await?;
-        parse::copies(&self.parent, &text)
+        Ok(self.get(&self.parent).await?)
     }
 
     pub(crate) async fn find(&self, id: VolumeId) -> Result<Option<LocalCopy>, VolumeError> {
-        let (columns, dataset) = ("name,property,value,source", self.dataset(id));
-        match zfs(&["get", "-Hp", "-r", "-o", columns, PROPERTIES, &dataset]).await {
-            Ok(text) => Ok(parse::copies(&self.parent, &text)?.pop()),
+        match self.get(&self.dataset(id)).await {
+            Ok(mut copies) => Ok(copies.pop()),
             Err(error) if error.failure == Failure::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -249,6 +274,10 @@ impl Zfs {
 
     pub(crate) async fn promote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
         self.unmount(copy).await?;
+        if copy.partial.is_some() {
+            // Nobody goes on with it any more, and it pins the snapshot that it is based on.
+            self.discard_partial(copy.id).await?;
+        }
         let state = parse::state(Role::Primary, epoch);
         // Each of them waits for the pool's disks, so they wait together.
         tokio::try_join!(
@@ -351,24 +380,53 @@ impl Zfs {
         Ok(())
     }
 
-    pub(crate) fn send(
-        &self,
-        id: VolumeId,
-        from: Option<&str>,
-        to: &str,
-    ) -> Result<Sending, VolumeError> {
-        let to = format!("{}@{to}", self.dataset(id));
-        let from = from.map(|from| format!("@{from}"));
-        let mut arguments = vec!["send"];
-        arguments.extend(self.capabilities.send_flags);
-        if let Some(from) = &from {
-            arguments.extend(["-i", from]);
+    pub(crate) fn send(&self, id: VolumeId, stream: &Stream<'_>) -> Result<Sending, VolumeError> {
+        let words = self.send_words(id, stream);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Sending::spawn(&[&["send"], &words[..]].concat())
+    }
+
+    /// What follows `zfs send`. The flags are the same for every stream between two nodes: a
+    /// replica that has once received large blocks takes no stream without them.
+    fn send_words(&self, id: VolumeId, stream: &Stream<'_>) -> Vec<String> {
+        if let Some(token) = stream.token {
+            return vec!["-t".to_owned(), token.to_owned()];
         }
-        arguments.push(&to);
-        Sending::spawn(&arguments)
+        let ours = self.features();
+        let flags = [
+            ("-L", ours.large_blocks && stream.takes.large_blocks),
+            ("-e", ours.embedded && stream.takes.embedded),
+            ("-c", ours.compressed && stream.takes.compressed),
+        ];
+        let flags = flags.iter().filter(|(_, both)| *both);
+        let mut words: Vec<String> = flags.map(|(flag, _)| (*flag).to_owned()).collect();
+        if let Some(from) = stream.from {
+            let mark = if from.starts_with('#') { "" } else { "@" };
+            words.extend(["-i".to_owned(), format!("{mark}{from}")]);
+        }
+        words.push(format!("{}@{}", self.dataset(id), stream.to));
+        words
+    }
+
+    pub(crate) async fn estimate(&self, id: VolumeId, stream: &Stream<'_>) -> Option<u64> {
+        if !self.capabilities.has(Capability::Estimate) {
+            return None;
+        }
+        let words = self.send_words(id, stream);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let text = zfs(&[&["send", "-nP"], &words[..]].concat()).await.ok()?;
+        parse::estimate(&text)
     }
 
     pub(crate) fn receive(&self, id: VolumeId) -> Result<Receiving, VolumeError> {
-        Receiving::spawn(&["receive", "-u", &self.dataset(id)])
+        if self.capabilities.encrypted {
+            return Err(VolumeError::Encrypted(id));
+        }
+        let dataset = self.dataset(id);
+        if self.capabilities.has(Capability::Resume) {
+            Receiving::spawn(&["receive", "-s", "-u", &dataset])
+        } else {
+            Receiving::spawn(&["receive", "-u", &dataset])
+        }
     }
 }

@@ -58,6 +58,24 @@ pub struct Accept {
     pub epoch: Option<Epoch>,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// What may be in the stream.
+    #[serde(default)]
+    pub takes: StreamFeatures,
+    /// It keeps a part of a stream that broke off; with this token that stream goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<String>,
+}
+
+/// What may be in a stream of ZFS beyond what all versions understand (zfs-send(8)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamFeatures {
+    /// Blocks as they are compressed in the pool.
+    pub compressed: bool,
+    /// Blocks that are part of their pointers.
+    pub embedded: bool,
+    /// Blocks above 128 KiB.
+    pub large_blocks: bool,
 }
 
 /// A stream begins.
@@ -68,6 +86,9 @@ pub struct Begin {
     pub from: Option<Guid>,
     /// Name of the snapshot that the stream makes.
     pub to: String,
+    /// Whether it goes on where one broke off. If not, what is kept of that one is thrown away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumes: bool,
 }
 
 /// The stream is complete.

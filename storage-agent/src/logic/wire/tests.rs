@@ -24,6 +24,11 @@ fn frames() -> Vec<Frame> {
         Frame::Accept(Accept {
             node: "n2".parse().unwrap(),
             epoch: Some(Epoch(4)),
+            takes: StreamFeatures {
+                compressed: true,
+                ..StreamFeatures::default()
+            },
+            partial: Some("1-a-b".to_owned()),
             snapshots: vec![Snapshot {
                 name: "flocker-4-1".to_owned(),
                 guid: Guid(u64::MAX),
@@ -32,6 +37,7 @@ fn frames() -> Vec<Frame> {
         }),
         Frame::Refuse(ErrorBody::new(ErrorCode::StaleEpoch, "epoch 5 is current")),
         Frame::Begin(Begin {
+            resumes: true,
             from: Some(Guid(1)),
             to: "flocker-4-2".to_owned(),
         }),

@@ -1,7 +1,11 @@
 //! What `zfs` and `zpool` print, as values. Pure; tested on captured output.
 
 use std::{
-    collections::HashMap, os::unix::process::ExitStatusExt as _, path::PathBuf, process::ExitStatus,
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::ExitStatus,
 };
 
 use flocker_api::{
@@ -9,7 +13,9 @@ use flocker_api::{
     volume::{Epoch, Guid, Role, Snapshot},
 };
 
-use crate::{driver::storage::LocalCopy, error::VolumeError};
+use serde::Deserialize;
+
+use crate::{driver::storage::LocalCopy, error::VolumeError, logic::resume::Token};
 
 /// Why a command failed, by its words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub(super) enum Failure {
     /// The sender lacks the base or the snapshot.
     NoSource,
     MoreRecent,
+    /// There is no half-received stream to abort.
+    NothingPartial,
     Mounted,
     NotMounted,
     Other,
@@ -55,6 +63,9 @@ const TEXTS: &[(&str, Failure)] = &[
     ("incremental source (", Failure::NoSource),
     ("incremental source 0x", Failure::NoSource),
     ("could not send", Failure::NoSource),
+    ("cannot resume send", Failure::NoSource),
+    ("any resumable receive state", Failure::NothingPartial),
+    ("has dependent clones", Failure::Busy),
     ("filesystem already mounted", Failure::Mounted),
     ("not currently mounted", Failure::NotMounted),
     ("partially-complete state", Failure::Busy),
@@ -94,6 +105,9 @@ impl Failure {
     }
 }
 
+/// What a listing asks for where the file system has it, besides [`PROPERTIES`].
+pub(super) const MORE_PROPERTIES: &str = ",encryption,receive_resume_token";
+
 /// The properties that a listing asks for.
 pub(super) const PROPERTIES: &str = "guid,createtxg,type,used,mounted,mountpoint,refquota,\
      flocker:name,flocker:state,flocker:acknowledged,flocker:replication";
@@ -120,7 +134,7 @@ fn parse_state(text: &str) -> Option<(Role, Epoch)> {
 /// at epoch 0 that is named by its identity until its sender calls again.
 pub(super) fn copies(parent: &str, text: &str) -> Result<Vec<LocalCopy>, VolumeError> {
     let mut order = Vec::new();
-    let mut rows: HashMap<&str, HashMap<&str, (&str, &str)>> = HashMap::new();
+    let mut rows: HashMap<&str, Row<'_>> = HashMap::new();
     for line in text.lines() {
         let mut fields = line.split('\t');
         let (Some(name), Some(property), Some(value)) =
@@ -134,26 +148,90 @@ pub(super) fn copies(parent: &str, text: &str) -> Result<Vec<LocalCopy>, VolumeE
         });
         row.insert(property, (value, fields.next().unwrap_or_default()));
     }
+    copies_of(parent, &order, &rows)
+}
+
+/// The same of `zfs get -j -p -r`.
+pub(super) fn copies_of_json(parent: &str, text: &str) -> Result<Vec<LocalCopy>, VolumeError> {
+    let listing: Listing<'_> =
+        serde_json::from_str(text).map_err(|error| unreadable(&error.to_string()))?;
+    let sources: HashMap<_, _> = [("LOCAL", "local"), ("RECEIVED", "received")].into();
+    let (mut order, mut rows) = (Vec::new(), HashMap::new());
+    for (name, dataset) in &listing.datasets {
+        let row: Row<'_> = dataset
+            .properties
+            .iter()
+            .map(|(property, found)| {
+                let source = sources
+                    .get(&*found.source.kind)
+                    .copied()
+                    .unwrap_or_default();
+                (&**property, (&*found.value, source))
+            })
+            .collect();
+        order.push(&**name);
+        rows.insert(&**name, row);
+    }
+    copies_of(parent, &order, &rows)
+}
+
+/// What `zfs get -j` prints, as far as it matters. In the order of names, which puts a dataset
+/// before its snapshots and bookmarks.
+#[derive(Deserialize)]
+struct Listing<'a> {
+    #[serde(borrow, default)]
+    datasets: BTreeMap<Cow<'a, str>, Dataset<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Dataset<'a> {
+    #[serde(borrow)]
+    properties: BTreeMap<Cow<'a, str>, Property<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Property<'a> {
+    #[serde(borrow)]
+    value: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Source<'a>,
+}
+
+#[derive(Deserialize)]
+struct Source<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+}
+
+fn copies_of(
+    parent: &str,
+    order: &[&str],
+    rows: &HashMap<&str, Row<'_>>,
+) -> Result<Vec<LocalCopy>, VolumeError> {
     let mut copies: Vec<LocalCopy> = Vec::new();
     for name in order {
         let Some(rest) = name.strip_prefix(parent).and_then(|n| n.strip_prefix('/')) else {
             continue;
         };
-        let (id, snapshot) = match rest.split_once('@') {
-            Some((id, snapshot)) => (id, Some(snapshot)),
+        let (id, part) = match rest.find(['@', '#']) {
+            Some(at) => (&rest[..at], Some(&rest[at..])),
             None => (rest, None),
         };
         let Ok(id) = id.parse::<VolumeId>() else {
             continue;
         };
-        match snapshot {
-            None => copies.push(copy(id, &rows[name])?),
-            Some(snapshot) => {
-                let snapshot = self::snapshot(snapshot, &rows[name])?;
-                if let Some(copy) = copies.iter_mut().find(|c| c.id == id) {
-                    copy.snapshots.push(snapshot);
-                }
-            }
+        let row = &rows[name];
+        let Some(part) = part else {
+            copies.push(copy(id, row)?);
+            continue;
+        };
+        let Some(copy) = copies.iter_mut().find(|c| c.id == id) else {
+            continue;
+        };
+        match part.strip_prefix('@') {
+            Some(name) => copy.snapshots.push(snapshot(name, row)?),
+            // A bookmark keeps its mark, by which `zfs send -i` tells it too.
+            None => copy.bookmarks.push(snapshot(part, row)?),
         }
     }
     for copy in &mut copies {
@@ -170,6 +248,10 @@ fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
         row.get(property)
             .filter(|(value, source)| *value != "-" && *source == "local")
             .map(|(value, _)| *value)
+    };
+    let set = |property: &str| {
+        let value = row.get(property).map(|(value, _)| *value);
+        value.filter(|value| !matches!(*value, "-" | ""))
     };
     let name = own("flocker:name").map_or_else(|| id.to_string(), str::to_owned);
     let (role, epoch) = match own("flocker:state") {
@@ -195,6 +277,9 @@ fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
             .filter(|_| mounted)
             .map(|(path, _)| PathBuf::from(path)),
         snapshots: Vec::new(),
+        bookmarks: Vec::new(),
+        encrypted: set("encryption").is_some_and(|value| value != "off"),
+        partial: set("receive_resume_token").map(str::to_owned),
         acknowledged: own("flocker:acknowledged")
             .map(parse_acknowledged)
             .unwrap_or_default(),
@@ -247,6 +332,35 @@ pub(super) fn one_snapshot(name: &str, text: &str) -> Result<Snapshot, VolumeErr
         .map(|(property, value)| (property, (value, "")))
         .collect();
     snapshot(name, &row)
+}
+
+/// Bytes of the stream that `zfs send -nP` speaks of. Some versions have printed absurd numbers;
+/// those count as none.
+pub(super) fn estimate(text: &str) -> Option<u64> {
+    let last = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("size"))?;
+    let bytes = last.trim().parse().ok()?;
+    (bytes < 1 << 60).then_some(bytes)
+}
+
+/// What `zfs send -nvP -t` tells of a token.
+pub(super) fn token(text: &str) -> Option<Token> {
+    let field = |name: &str| {
+        text.lines().find_map(|line| {
+            let value = line.trim().strip_prefix(name)?;
+            value.strip_prefix(" = ")
+        })
+    };
+    let number =
+        |name| field(name).map(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16));
+    Some(Token {
+        to_name: field("toname")?.to_owned(),
+        to: Guid(number("toguid")?.ok()?),
+        from: number("fromguid").transpose().ok()?.map(Guid),
+        raw: field("rawok").is_some(),
+    })
 }
 
 #[cfg(test)]

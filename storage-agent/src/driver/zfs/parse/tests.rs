@@ -25,6 +25,9 @@ const ERRORS: &[(&str, Failure)] = &[
     ("not-mounted", Failure::NotMounted),
     ("unmount-busy", Failure::Busy),
     ("receive-busy", Failure::Busy),
+    ("snapshot-has-partial", Failure::Busy),
+    ("abort-nothing", Failure::NothingPartial),
+    ("token", Failure::NoSource),
 ];
 
 fn captured(folder: &str, name: &str) -> Option<String> {
@@ -114,4 +117,48 @@ fn states_and_acknowledgements_round_trip() {
     }
     let guids = [Guid(1), Guid(u64::MAX)];
     assert_eq!(parse_acknowledged(&acknowledged(&guids)), guids);
+}
+
+fn openzfs(name: &str) -> String {
+    let path = format!("{}/testdata/openzfs/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn tokens_and_estimates_are_read() {
+    let full = token(&openzfs("token.txt")).unwrap();
+    assert_eq!(full.to_name, "pa/v@one");
+    assert_eq!(
+        (full.to, full.from, full.raw),
+        (Guid(0x6b78_2f61_3cbb_5064), None, false)
+    );
+    let increment = token(&openzfs("token-increment.txt")).unwrap();
+    assert_eq!(increment.from, Some(full.to));
+    assert_eq!(token(""), None);
+    assert_eq!(token("toguid = 0xzz\ntoname = a@b\n"), None);
+
+    assert_eq!(estimate(&openzfs("estimate.txt")), Some(8_416_880));
+    assert_eq!(estimate(&openzfs("token-increment.txt")), Some(5_514_832));
+    for absurd in ["", "size\t\n", "size\t18446744073709551615\n"] {
+        assert_eq!(estimate(absurd), None, "{absurd}");
+    }
+}
+
+/// The same listing in both forms says the same.
+#[test]
+fn json_says_what_text_says() {
+    let text = copies("pa/flocker", &openzfs("get.txt")).unwrap();
+    let json = copies_of_json("pa/flocker", &openzfs("get.json")).unwrap();
+    assert_eq!(text, json);
+    let [primary, encrypted, partial] = &text[..] else {
+        panic!("three copies: {text:?}");
+    };
+    assert_eq!(primary.name.as_str(), "notes");
+    assert_eq!((primary.role, primary.epoch), (Role::Primary, Epoch(3)));
+    let bookmarks: Vec<_> = primary.bookmarks.iter().map(|b| b.name.as_str()).collect();
+    assert_eq!(bookmarks, ["#flocker-3-100"]);
+    assert_eq!(primary.bookmarks[0].guid, primary.snapshots[0].guid);
+    assert!(!primary.encrypted && encrypted.encrypted);
+    assert!(partial.partial.as_ref().unwrap().starts_with("1-"));
+    assert!(copies_of_json("pa/flocker", "{").is_err());
 }
