@@ -14,15 +14,18 @@ use std::{
 use flocker_api::{
     config::{ConfigError, load},
     name::{AuthorityName, CertificateName, EdgeName, InvalidName},
+    network::Network,
     route::Route,
     tls::Files,
 };
 use serde::Deserialize;
 
 use crate::{
+    driver::options::TcpOptions,
     logic::{
         access::format::Style,
         balance::Ejection,
+        guard::{self, Guard, lists::Lists},
         h2::{H2Limits, meter::FrameLimits},
         http::HEADERS_MAX,
         session::{Policy, SessionLimits},
@@ -62,6 +65,8 @@ struct File {
     #[serde(default)]
     listen: ListenFile,
     #[serde(default)]
+    clients: ClientsFile,
+    #[serde(default)]
     admin: AdminFile,
     #[serde(default)]
     log: LogFile,
@@ -83,6 +88,15 @@ struct ListenFile {
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
     tcp: Vec<IpAddr>,
+    proxy_from: Vec<Network>,
+}
+
+/// Which clients may connect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ClientsFile {
+    allow: Vec<Network>,
+    deny: Vec<Network>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,6 +175,12 @@ impl Default for LogFile {
 #[serde(default, deny_unknown_fields)]
 struct LimitsFile {
     sessions: usize,
+    sessions_per_client: u32,
+    session_rate: u32,
+    session_rate_per_client: u32,
+    proxy_header_timeout_ms: u64,
+    tcp_keep_alive_ms: u64,
+    tcp_user_timeout_ms: u64,
     head_bytes: usize,
     headers: usize,
     target_bytes: usize,
@@ -206,6 +226,12 @@ impl Default for LimitsFile {
     fn default() -> Self {
         Self {
             sessions: 100_000,
+            sessions_per_client: 20_000,
+            session_rate: 0,
+            session_rate_per_client: 0,
+            proxy_header_timeout_ms: 3_000,
+            tcp_keep_alive_ms: 60_000,
+            tcp_user_timeout_ms: 0,
             head_bytes: 16 << 10,
             headers: 100,
             target_bytes: 8 << 10,
@@ -262,6 +288,13 @@ pub struct Config {
     pub https: Vec<SocketAddr>,
     /// At which addresses `tcp:PORT` routes listen.
     pub tcp: Vec<IpAddr>,
+    /// From where connections begin with a PROXY header.
+    pub proxy_from: Vec<Network>,
+    /// The only networks of clients that may connect, if any.
+    pub allow: Vec<Network>,
+    /// Networks of clients that may not.
+    pub deny: Vec<Network>,
+    clients: guard::clients::Limits,
     /// The admin API's unix socket.
     pub admin_socket: PathBuf,
     /// The admin API's TCP address.
@@ -345,6 +378,10 @@ pub struct WorkerLimits {
     pub session: SessionLimits,
     /// Most sessions.
     pub sessions: usize,
+    /// Most new sessions per second; 0 is no limit.
+    pub session_rate: u32,
+    /// Options of sockets on both sides.
+    pub tcp: TcpOptions,
     /// Most pipes for splice.
     pub pipes: usize,
     /// How long an upstream connection is kept idle.
@@ -403,6 +440,16 @@ impl Config {
         self.worker.session.policy.pages.has(set)
     }
 
+    /// Who may connect.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        Guard::new(
+            Lists::new(&self.allow, &self.deny),
+            Lists::new(&self.proxy_from, &[]),
+            self.clients,
+        )
+    }
+
     /// The part of the limits that one worker has.
     #[must_use]
     pub fn worker_limits(&self) -> WorkerLimits {
@@ -415,6 +462,7 @@ impl Config {
         WorkerLimits {
             sessions: self.sessions.div_ceil(workers),
             pipes: self.pipes / workers,
+            session_rate: per_worker(self.worker.session_rate, workers),
             ..self.worker.clone()
         }
     }
@@ -436,6 +484,15 @@ fn flatten(name: &str, value: &toml::Value, keys: &mut BTreeMap<String, String>)
             keys.insert(name.to_owned(), value.to_string());
         }
     }
+}
+
+/// A duration of which 0 means none.
+fn some_ms(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+fn per_worker(rate: u32, workers: usize) -> u32 {
+    rate.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX).max(1))
 }
 
 fn check(file: File) -> Result<Config, String> {
@@ -469,6 +526,13 @@ fn check(file: File) -> Result<Config, String> {
         http: file.listen.http,
         https: file.listen.https,
         tcp: file.listen.tcp,
+        proxy_from: file.listen.proxy_from,
+        allow: file.clients.allow,
+        deny: file.clients.deny,
+        clients: guard::clients::Limits {
+            sessions: limits.sessions_per_client,
+            rate: limits.session_rate_per_client,
+        },
         admin_socket: file.admin.socket,
         admin_tcp: file.admin.tcp,
         admin_tls: file.admin.tls,
@@ -569,6 +633,9 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
         ("connect_hold_ms", limits.connect_hold_ms, 0),
         ("tcp_idle_ms", limits.tcp_idle_ms, 1),
         ("upstream_idle_ms", limits.upstream_idle_ms, 0),
+        ("proxy_header_timeout_ms", limits.proxy_header_timeout_ms, 1),
+        ("tcp_keep_alive_ms", limits.tcp_keep_alive_ms, 0),
+        ("tcp_user_timeout_ms", limits.tcp_user_timeout_ms, 0),
         ("eject_ms", limits.eject_ms, 1),
         ("eject_ms_max", limits.eject_ms_max, limits.eject_ms),
         (
@@ -588,6 +655,13 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
         }
     }
     check_h2_limits(limits)?;
+    // The kernel counts in whole seconds, and in a short integer.
+    let keep_alive = limits.tcp_keep_alive_ms;
+    if keep_alive != 0 && !(1_000..=32_000_000).contains(&keep_alive) {
+        return Err(format!(
+            "limits.tcp_keep_alive_ms is {keep_alive}: it must be 0 or 1000 to 32000000"
+        ));
+    }
     if limits.eject_percent_max > 100 {
         let percent = limits.eject_percent_max;
         return Err(format!(
@@ -679,6 +753,7 @@ impl WorkerLimits {
                 hello_bytes: limits.hello_bytes,
                 hello_timeout: ms(limits.hello_timeout_ms),
                 h2: h2_limits(limits),
+                proxy_header_timeout: ms(limits.proxy_header_timeout_ms),
                 ejection: Ejection {
                     failures: limits.eject_failures,
                     base: ms(limits.eject_ms),
@@ -688,6 +763,11 @@ impl WorkerLimits {
                 policy,
             },
             sessions: limits.sessions,
+            session_rate: limits.session_rate,
+            tcp: TcpOptions {
+                keep_alive: some_ms(limits.tcp_keep_alive_ms),
+                user_timeout: some_ms(limits.tcp_user_timeout_ms),
+            },
             pipes: limits.pipes,
             upstream_idle: ms(limits.upstream_idle_ms),
             upstream_idle_count: limits.upstream_idle_count,

@@ -5,7 +5,7 @@
 //!
 //! | module | what it speaks of |
 //! | --- | --- |
-//! | [`name`], [`host`] | names of nodes, apps, volumes, edges; host names and their one normal form |
+//! | [`name`], [`host`], [`network`] | names of nodes, apps, volumes, edges; host names and their one normal form; networks |
 //! | [`termination`], [`certificate`] | TLS of clients and upstreams, an edge's certificates |
 //! | [`route`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |

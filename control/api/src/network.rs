@@ -1,16 +1,39 @@
-//! Networks: which addresses a rule is for.
+//! Networks of addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address alone.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
 /// Why a text is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a network: write ADDRESS or ADDRESS/BITS, with no bit set after those")]
-pub struct InvalidNetwork(pub String);
+pub enum InvalidNetwork {
+    /// Not an address with a length of prefix.
+    #[error("'{0}' is not a network: write ADDRESS/BITS, or an address alone")]
+    Form(String),
+    /// More bits than the address has.
+    #[error("'{text}' is not a network: its prefix must have 0 to {most} bits")]
+    Bits {
+        /// The text.
+        text: String,
+        /// As many as the address has.
+        most: u8,
+    },
+    /// Bits of the address are set that are not of the prefix.
+    #[error("'{text}' is an address in a network: the network is {network}")]
+    HostBits {
+        /// The text.
+        text: String,
+        /// What was probably meant.
+        network: Network,
+    },
+}
 
-/// An address with a number of leading bits that count: `10.0.0.0/8`, `2001:db8::/32`,
-/// `192.0.2.1`.
+/// A network: an address and how many of its bits count. An IPv4 network that was written as one
+/// of IPv6 (`::ffff:10.0.0.0/104`) is the IPv4 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
@@ -19,26 +42,59 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether it has this address. An IPv4 address in IPv6 form is that IPv4 address.
+    /// Its first address and its last.
     #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(address)) => {
-                let differ = u32::from(net) ^ u32::from(address);
-                differ.leading_zeros() >= u32::from(self.bits)
+    pub fn range(self) -> (IpAddr, IpAddr) {
+        match self.address {
+            IpAddr::V4(first) => {
+                let rest = u32::MAX.checked_shr(self.bits.into()).unwrap_or(0);
+                let last = Ipv4Addr::from(u32::from(first) | rest);
+                (first.into(), last.into())
             }
-            (IpAddr::V6(net), IpAddr::V6(address)) => {
-                let differ = u128::from(net) ^ u128::from(address);
-                differ.leading_zeros() >= u32::from(self.bits)
+            IpAddr::V6(first) => {
+                let rest = u128::MAX.checked_shr(self.bits.into()).unwrap_or(0);
+                let last = Ipv6Addr::from(u128::from(first) | rest);
+                (first.into(), last.into())
             }
-            _ => false,
         }
+    }
+
+    /// Whether an address is in it. An IPv4 address may come as one of IPv6, as it does on a
+    /// socket that takes both.
+    #[must_use]
+    pub fn contains(self, ip: IpAddr) -> bool {
+        let (first, last) = self.range();
+        let ip = ip.to_canonical();
+        first.is_ipv4() == ip.is_ipv4() && (first..=last).contains(&ip)
     }
 
     /// Whether any of them has this address.
     #[must_use]
-    pub fn any_contains(networks: &[Self], address: IpAddr) -> bool {
-        networks.iter().any(|network| network.contains(address))
+    pub fn any_contains(networks: &[Self], ip: IpAddr) -> bool {
+        networks.iter().any(|network| network.contains(ip))
+    }
+
+    /// The network of an address with so many bits.
+    fn around(address: IpAddr, bits: u8) -> Self {
+        let address = match address {
+            IpAddr::V4(v4) => {
+                let mask = !u32::MAX.checked_shr(bits.into()).unwrap_or(0);
+                Ipv4Addr::from(u32::from(v4) & mask).into()
+            }
+            IpAddr::V6(v6) => {
+                let mask = !u128::MAX.checked_shr(bits.into()).unwrap_or(0);
+                Ipv6Addr::from(u128::from(v6) & mask).into()
+            }
+        };
+        Self { address, bits }
+    }
+}
+
+impl From<IpAddr> for Network {
+    fn from(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, bits }
     }
 }
 
@@ -46,36 +102,44 @@ impl FromStr for Network {
     type Err = InvalidNetwork;
 
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let wrong = || InvalidNetwork(text.to_owned());
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (text, None),
+        let form = || InvalidNetwork::Form(text.to_owned());
+        let Some((address, bits)) = text.split_once('/') else {
+            let address: IpAddr = text.parse().map_err(|_| form())?;
+            return Ok(address.into());
         };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most: u8 = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            None => most,
-            Some(digits) => {
-                let plain = digits.len() <= 3 && digits.bytes().all(|b| b.is_ascii_digit());
-                let bits = digits.parse().ok().filter(|bits| plain && *bits <= most);
-                bits.ok_or_else(wrong)?
+        let address: IpAddr = address.parse().map_err(|_| form())?;
+        let digits = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits: u8 = match bits.parse() {
+            Ok(bits) if digits && bits <= most => bits,
+            _ if !digits => return Err(form()),
+            _ => {
+                let text = text.to_owned();
+                return Err(InvalidNetwork::Bits { text, most });
             }
         };
-        // A bit after those that count is a slip: perhaps another network was meant.
-        let rest = match address {
-            IpAddr::V4(address) => bits < 32 && u32::from(address) << bits != 0,
-            IpAddr::V6(address) => bits < 128 && u128::from(address) << bits != 0,
+        let (address, bits) = match (address, address.to_canonical()) {
+            (IpAddr::V6(_), v4 @ IpAddr::V4(_)) if bits >= 96 => (v4, bits - 96),
+            (address, _) => (address, bits),
         };
-        match rest {
-            true => Err(wrong()),
-            false => Ok(Self { address, bits }),
+        let network = Self::around(address, bits);
+        if network.address != address {
+            return Err(InvalidNetwork::HostBits {
+                text: text.to_owned(),
+                network,
+            });
         }
+        Ok(network)
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}", self.address, self.bits))
+        match (self.address, self.bits) {
+            (IpAddr::V4(address), 32) => address.fmt(f),
+            (IpAddr::V6(address), 128) => address.fmt(f),
+            (address, bits) => write!(f, "{address}/{bits}"),
+        }
     }
 }
 
@@ -98,40 +162,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_has_the_addresses_that_share_its_bits() {
-        let has = |network: &str, address: &str| {
+    fn a_network_contains_its_addresses_and_no_others() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
+            ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ("192.0.2.0/31", "192.0.2.1", "192.0.2.2"),
+            ("0.0.0.0/0", "255.255.255.255", "::1"),
+            ("::/0", "2001:db8::1", "10.0.0.1"),
+            ("2001:db8::/32", "2001:db8:ffff::", "2001:db9::"),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", "::ffff:11.0.0.1"),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", "11.0.0.1"),
+        ] {
             let network: Network = network.parse().unwrap();
-            network.contains(address.parse().unwrap())
-        };
-        assert!(has("10.0.0.0/8", "10.255.0.1"));
-        assert!(!has("10.0.0.0/8", "11.0.0.0"));
-        assert!(has("10.0.0.0/8", "::ffff:10.1.2.3"));
-        assert!(has("0.0.0.0/0", "192.0.2.1"));
-        assert!(!has("0.0.0.0/0", "2001:db8::1"));
-        assert!(has("::/0", "2001:db8::1"));
-        assert!(has("2001:db8::/33", "2001:db8:7fff::1"));
-        assert!(!has("2001:db8::/33", "2001:db8:8000::1"));
-        assert!(has("192.0.2.1", "192.0.2.1"));
-        assert!(!has("192.0.2.1", "192.0.2.0"));
-        assert!(has("::1", "::1"));
+            assert!(
+                network.contains(inside.parse().unwrap()),
+                "{network} {inside}"
+            );
+            assert!(
+                !network.contains(outside.parse().unwrap()),
+                "{network} {outside}"
+            );
+            assert_eq!(network.to_string().parse::<Network>().unwrap(), network);
+        }
     }
 
     #[test]
-    fn slips_are_refused() {
-        for text in [
-            "",
-            "10.0.0.0/33",
-            "10.0.0.1/8",
-            "::1/64",
-            "::/129",
-            "10.0.0.0/+8",
-            "10.0.0.0/",
-            "a/8",
-            "10.0.0/8",
+    fn what_is_no_network_says_what_would_be_right() {
+        for (text, expected) in [
+            ("10.0.0.0/33", "0 to 32"),
+            ("::/129", "0 to 128"),
+            ("10.0.0.0/", "ADDRESS/BITS"),
+            ("10.0.0.0/+8", "ADDRESS/BITS"),
+            ("10.0.0/8", "ADDRESS/BITS"),
+            ("localhost", "ADDRESS/BITS"),
+            ("10.1.2.3/8", "the network is 10.0.0.0/8"),
         ] {
-            assert!(text.parse::<Network>().is_err(), "{text}");
+            let message = text.parse::<Network>().unwrap_err().to_string();
+            assert!(message.contains(expected), "{text}: {message}");
         }
-        let network: Network = "192.0.2.1".parse().unwrap();
-        assert_eq!(network.to_string(), "192.0.2.1/32");
     }
 }

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     health::Health,
     host::{HostPattern, InvalidHostname},
+    network::Network,
     path::{InvalidPrefix, PathPrefix},
     redirect::Redirect,
     termination::{Tls, UpstreamTls},
-    upstream::{Balance, Upstream, UpstreamAddress},
+    upstream::{Balance, SendProxy, Upstream, UpstreamAddress},
 };
 
 /// Version number of an edge's whole route table; goes up by one with each atomic change.
@@ -216,6 +217,32 @@ pub struct Route {
     /// in the edge's configuration; `None` is `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_pages: Option<String>,
+    /// Most sessions and requests that one upstream has at once from this edge; 0 is no limit.
+    /// The others wait in a line, for as long as connects are repeated.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connections_max: u32,
+    /// Most that wait in that line; the rest is refused.
+    #[serde(default = "pending_max", skip_serializing_if = "is_pending_max")]
+    pub pending_max: u32,
+    /// The PROXY header that each new connection to an upstream begins with. Such connections
+    /// speak of one client, and are not used for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_proxy: Option<SendProxy>,
+    /// The only networks whose clients are served, if any are named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Network>,
+    /// Networks whose clients are not served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<Network>,
+}
+
+fn pending_max() -> u32 {
+    1000
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_pending_max(most: &u32) -> bool {
+    *most == pending_max()
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -238,6 +265,11 @@ impl Route {
             allow_connect: false,
             body_bytes_max: None,
             error_pages: None,
+            connections_max: 0,
+            pending_max: pending_max(),
+            send_proxy: None,
+            allow: Vec::new(),
+            deny: Vec::new(),
         }
     }
 

@@ -33,6 +33,9 @@ pub enum InvalidUpstream {
     /// An unknown way of balancing.
     #[error("'{0}' is not known: it is round_robin, least_connections, source or in_order")]
     Balance(String),
+    /// An unknown version of the PROXY protocol.
+    #[error("'{0}' is not a version of the PROXY protocol: it is v1 or v2")]
+    SendProxy(String),
     /// An unknown word after the address.
     #[error("'{0}' is not known of an upstream: after the address come weight=N or drain")]
     Option(String),
@@ -75,6 +78,37 @@ impl fmt::Display for Balance {
             Self::LeastConnections => "least_connections",
             Self::Source => "source",
             Self::InOrder => "in_order",
+        })
+    }
+}
+
+/// The PROXY header with which a route tells its upstreams of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SendProxy {
+    /// A line of text.
+    V1,
+    /// Binary; with the server name of TLS, where it is known.
+    V2,
+}
+
+impl FromStr for SendProxy {
+    type Err = InvalidUpstream;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUpstream> {
+        match text {
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            _ => Err(InvalidUpstream::SendProxy(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for SendProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
         })
     }
 }

@@ -10,6 +10,7 @@
 //! | [`timers`] | deadlines of one worker |
 //! | [`tls`] | certificates, authorities, ticket keys |
 //! | [`listener`] | bound sockets |
+//! | [`options`] | options of TCP sockets |
 //! | [`live`] | the published table |
 //! | [`access`] | the writer of the access log |
 //! | [`watch`] | health checks and names of upstreams |
@@ -27,6 +28,7 @@ pub mod life;
 pub mod listener;
 pub mod live;
 pub mod notify;
+pub mod options;
 pub mod pool;
 pub mod privileges;
 pub mod relay;

@@ -32,6 +32,10 @@ pub struct Upstream {
     pub connecting: bool,
     /// Since when it is idle.
     pub idle_since: Option<Instant>,
+    /// What it begins with once it is connected, before all else.
+    pub opening: Vec<u8>,
+    /// It has told of one client, and is for no other.
+    pub private: bool,
 }
 
 /// See the module.

@@ -116,6 +116,16 @@ pub struct Counters {
     pub refused: Counter,
     /// Connects that failed, each attempt.
     pub connect_failures: Counter,
+    /// Connections and requests refused by lists of addresses.
+    pub denied: Counter,
+    /// Connections refused because their client had too many.
+    pub client_sessions_exceeded: Counter,
+    /// Connections refused because their client came too fast.
+    pub client_rate_exceeded: Counter,
+    /// Connections of trusted proxies without a proper PROXY header.
+    pub proxy_headers_malformed: Counter,
+    /// Requests and sessions refused because the upstreams were full and so was the line.
+    pub upstreams_full: Counter,
     /// Upstreams ejected for failing clients.
     pub ejections: Counter,
     /// Upstreams that failed a client.
@@ -230,7 +240,7 @@ const WORKER_GAUGES: [Row<Counter>; 4] = [
 ];
 
 /// Name, meaning and source of what a worker counts; `_total` is appended to the name.
-const WORKER_COUNTERS: [Row<Counter>; 18] = [
+const WORKER_COUNTERS: [Row<Counter>; 23] = [
     ("accepted", "Downstream connections accepted", |c| {
         &c.accepted
     }),
@@ -257,6 +267,31 @@ const WORKER_COUNTERS: [Row<Counter>; 18] = [
         "connect_failures",
         "Upstream connects that failed, each attempt",
         |c| &c.connect_failures,
+    ),
+    (
+        "denied",
+        "Connections and requests refused by lists of addresses",
+        |c| &c.denied,
+    ),
+    (
+        "client_sessions_exceeded",
+        "Connections refused because their client had too many",
+        |c| &c.client_sessions_exceeded,
+    ),
+    (
+        "client_rate_exceeded",
+        "Connections refused because their client came too fast",
+        |c| &c.client_rate_exceeded,
+    ),
+    (
+        "proxy_headers_malformed",
+        "Connections of trusted proxies without a proper PROXY header",
+        |c| &c.proxy_headers_malformed,
+    ),
+    (
+        "upstreams_full",
+        "Requests and sessions refused because upstreams and their line were full",
+        |c| &c.upstreams_full,
     ),
     (
         "ejections",

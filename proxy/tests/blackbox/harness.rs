@@ -32,6 +32,21 @@ use tempfile::TempDir;
 /// How long a test waits for anything that ought to happen at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How an edge is started.
+#[derive(Default)]
+pub(crate) struct Setup<'a> {
+    /// Keys at the beginning of the configuration.
+    pub(crate) head: &'a str,
+    /// Lines of the `[listen]` table.
+    pub(crate) listen: &'a str,
+    /// Lines of the `[limits]` table, and whatever comes after it.
+    pub(crate) limits: &'a str,
+    pub(crate) workers: usize,
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+    /// A command that becomes the edge.
+    pub(crate) under: &'a [&'a str],
+}
+
 /// A running edge; ends with the value.
 pub(crate) struct Edge {
     child: Child,
@@ -57,27 +72,47 @@ impl Edge {
 
     /// The same with these variables in its environment.
     pub(crate) fn start_in(limits: &str, workers: usize, environment: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Self::start_whole(["", limits, ""], workers, environment, directory)
+        Self::start_from(&Setup {
+            limits,
+            workers,
+            environment,
+            ..Setup::default()
+        })
     }
 
     /// With keys at the beginning of the configuration, and files in this folder.
     pub(crate) fn start_as(head: &str, directory: TempDir) -> Self {
-        Self::start_whole([head, "", ""], 1, &[], directory)
+        let setup = Setup {
+            head,
+            workers: 1,
+            ..Setup::default()
+        };
+        Self::start_whole(&setup, directory)
     }
 
     /// With whole tables of the configuration besides.
     pub(crate) fn start_with_tables(tables: &str, limits: &str, workers: usize) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Self::start_whole(["", limits, tables], workers, &[], directory)
+        Self::start_from(&Setup {
+            limits: &format!("{limits}\n{tables}"),
+            workers,
+            ..Setup::default()
+        })
     }
 
-    fn start_whole(
-        [head, limits, tables]: [&str; 3],
-        workers: usize,
-        environment: &[(&str, &str)],
-        directory: TempDir,
-    ) -> Self {
+    /// With all that can be said.
+    pub(crate) fn start_from(setup: &Setup<'_>) -> Self {
+        Self::start_whole(setup, tempfile::tempdir().unwrap())
+    }
+
+    fn start_whole(setup: &Setup<'_>, directory: TempDir) -> Self {
+        let Setup {
+            head,
+            listen,
+            limits,
+            workers,
+            environment,
+            under,
+        } = setup;
         static NEXT: AtomicU16 = AtomicU16::new(0);
         // One address a process, a block of ports an edge: no two tests share any.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
@@ -86,14 +121,23 @@ impl Edge {
         let socket = directory.path().join("edge.sock");
         let config = format!(
             "name = \"edge\"\nworkers = {workers}\n{head}\
-             [listen]\nhttp = [\"{ip}:{port}\"]\nhttps = [\"{ip}:{}\"]\ntcp = [\"{ip}\"]\n\
-             [admin]\nsocket = \"{}\"\n[limits]\n{limits}\n{tables}\n",
+             [listen]\nhttp = [\"{ip}:{port}\"]\nhttps = [\"{ip}:{}\"]\ntcp = [\"{ip}\"]\n{listen}\n\
+             [admin]\nsocket = \"{}\"\n[limits]\n{limits}\n",
             port + 1,
             socket.display()
         );
         let path = directory.path().join("edge.toml");
         std::fs::write(&path, config).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_flocker-proxy"))
+        let program = env!("CARGO_BIN_EXE_flocker-proxy");
+        let mut command = match *under {
+            [] => Command::new(program),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        let child = command
             .arg("--config")
             .arg(&path)
             .stdin(Stdio::null())
@@ -376,7 +420,7 @@ impl Drop for Edge {
     }
 }
 
-fn parse(key: &str) -> RouteKey {
+pub(crate) fn parse(key: &str) -> RouteKey {
     key.parse().unwrap()
 }
 

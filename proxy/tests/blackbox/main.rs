@@ -13,6 +13,8 @@ mod clients;
 #[cfg(test)]
 mod gates;
 #[cfg(test)]
+mod guard;
+#[cfg(test)]
 mod h2;
 #[cfg(test)]
 mod harness;
@@ -27,6 +29,8 @@ mod operation;
 #[cfg(test)]
 mod paths;
 #[cfg(test)]
+mod proxied;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod relay;
@@ -40,3 +44,5 @@ mod tls;
 mod upgrade;
 #[cfg(test)]
 mod upstream_tls;
+#[cfg(test)]
+mod upstreams;

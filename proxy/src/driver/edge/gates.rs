@@ -116,7 +116,7 @@ impl Edge {
         let deadline = started + Duration::from_millis(request.deadline_ms.min(QUIESCE_MS_MAX));
         let mut again = Instant::now();
         loop {
-            let rung = self.bell.0.notified();
+            let rung = self.bell.quiesces.notified();
             tokio::pin!(rung);
             // From here on no ring is missed.
             rung.as_mut().enable();

@@ -98,12 +98,27 @@ impl Drop for AbortOnPanic {
     }
 }
 
-#[derive(Default)]
-struct Ringer(Notify);
+struct Ringer {
+    quiesces: Notify,
+    mailboxes: Vec<Mailbox>,
+}
+
+impl Ringer {
+    fn new(mailboxes: &[Mailbox]) -> Arc<Self> {
+        Arc::new(Self {
+            quiesces: Notify::new(),
+            mailboxes: mailboxes.to_vec(),
+        })
+    }
+}
 
 impl Bell for Ringer {
     fn ring(&self) {
-        self.0.notify_waiters();
+        self.quiesces.notify_waiters();
+    }
+
+    fn call(&self, call: Call) {
+        deliver(&self.mailboxes, vec![call]);
     }
 }
 
@@ -123,6 +138,7 @@ impl Edge {
                 source,
             }
         })?;
+        let guard = Arc::new(config.guard());
         let mut mailboxes = Vec::new();
         let mut counters = Vec::new();
         let mut workers = Vec::new();
@@ -136,18 +152,20 @@ impl Edge {
                 Arc::clone(&mine),
                 access.clone(),
                 Arc::clone(&material),
+                Arc::clone(&guard),
             )
             .map_err(StartError::Worker)?;
             workers.push(worker);
             mailboxes.push(mailbox);
             counters.push(mine);
         }
+        let bell = Ringer::new(&mailboxes);
         let edge = Arc::new_cyclic(|me| Self {
             watch: Watch::new(Weak::clone(me)),
             live,
             mailboxes,
             counters,
-            bell: Arc::default(),
+            bell,
             quiesce_time: Histogram::default(),
             access,
             material,

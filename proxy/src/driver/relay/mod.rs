@@ -18,7 +18,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, net::SocketAddr, os::fd::OwnedFd};
 
 use mio::net::TcpStream;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -94,6 +94,12 @@ impl Conn {
             self.readable = true;
             self.writable = !self.shut;
         }
+    }
+
+    /// Our own address of its socket, if it has one.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.stream.socket()?.local_addr().ok()
     }
 
     /// Reads into `buffer`; `None` when there is nothing.

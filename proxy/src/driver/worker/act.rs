@@ -8,7 +8,7 @@ use mio::Interest;
 use super::{
     KIND_UPSTREAM, Owner, Worker,
     slot::{Closing, Slot},
-    token,
+    token, welcome,
 };
 use crate::{
     driver::{
@@ -97,12 +97,21 @@ impl Worker {
                     seal,
                     reuse,
                     within,
+                    proxy,
                 } => {
                     self.drop_upstream(slot);
                     let peer = Peer { address: to, seal };
                     self.connect(slot, index, peer, reuse, within);
+                    if let Some(version) = proxy {
+                        let header = welcome::header(slot, version);
+                        if let Some(upstream) = &mut slot.upstream {
+                            upstream.private = true;
+                            upstream.opening = header;
+                        }
+                    }
                 }
                 Action::Terminate => self.terminate(slot, index),
+                Action::Introduce { skip, ends } => self.introduce(slot, index, skip, ends),
                 Action::Keep => self.keep(slot),
                 Action::DropUpstream => self.drop_upstream(slot),
                 Action::Finish(side) => {
@@ -157,6 +166,7 @@ impl Worker {
     fn dial(&mut self, index: usize, to: Peer) -> io::Result<Upstream> {
         let mut stream = mio::net::TcpStream::connect(to.address)?;
         stream.set_nodelay(true)?;
+        self.limits.tcp.set(&stream)?;
         let entry = self.upstreams.vacant_entry();
         let id = entry.key();
         self.poll.registry().register(
@@ -171,6 +181,8 @@ impl Worker {
             conn: Conn::new(stream, false),
             connecting: true,
             idle_since: None,
+            opening: Vec::new(),
+            private: false,
         })
     }
 
@@ -188,7 +200,7 @@ impl Worker {
             alive = conn.stream.is_silent();
             conn.readable = false;
         }
-        if !(clean && alive) || self.drain_until.is_some() {
+        if !(clean && alive) || upstream.private || self.drain_until.is_some() {
             slot.upstream = Some(upstream);
             return self.drop_upstream(slot);
         }

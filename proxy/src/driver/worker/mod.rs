@@ -15,6 +15,7 @@ mod act;
 mod secure;
 mod shared;
 mod slot;
+mod welcome;
 
 use std::{
     collections::HashMap,
@@ -44,9 +45,9 @@ use crate::{
     config::{Config, WorkerLimits},
     logic::{
         access::Record,
-        gate::{Call, Gate, Seat},
-        http::Scheme,
-        session::{Access, Action, Cx, Event, Session, crowd::Crowds, http, opaque},
+        gate::{Call, Gate},
+        guard::{Guard, Pace},
+        session::{Action, Event, crowd::Crowds},
     },
     metrics::Counters,
 };
@@ -156,6 +157,9 @@ pub struct Worker {
     serial: u64,
     sweeping: bool,
     resting: bool,
+    guard: Arc<Guard>,
+    /// Of accepting.
+    pace: Pace,
     drain_until: Option<Instant>,
     now: Instant,
     tls: tls::Configs,
@@ -176,6 +180,7 @@ impl Worker {
         counters: Arc<Counters>,
         access: access::Handle,
         material: Arc<tls::Material>,
+        guard: Arc<Guard>,
     ) -> io::Result<(Self, Mailbox)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), token(KIND_WAKER, 0))?);
@@ -204,6 +209,8 @@ impl Worker {
             serial: 0,
             sweeping: false,
             resting: false,
+            guard,
+            pace: Pace::new(Instant::now()),
             drain_until: None,
             now: Instant::now(),
             tls: tls::Configs::new(material),
@@ -425,6 +432,9 @@ impl Worker {
     }
 
     fn listen(&mut self, listener: Listener) {
+        if let Err(error) = self.limits.tcp.set(&listener.socket) {
+            tracing::warn!(address = %listener.address, %error, "cannot set options of a listener");
+        }
         let mut socket = mio::net::TcpListener::from_std(listener.socket);
         let entry = self.listeners.vacant_entry();
         let token = token(KIND_LISTENER, entry.key());
@@ -453,104 +463,6 @@ impl Worker {
 
     fn may_accept(&self) -> bool {
         self.has_room() && self.listeners.iter().any(|(_, listener)| listener.ready)
-    }
-
-    fn accept(&mut self) {
-        let mut accepted = Vec::new();
-        let mut room = self.limits.sessions.saturating_sub(self.sessions.len());
-        if self.resting {
-            return;
-        }
-        for (_, listener) in &mut self.listeners {
-            if !listener.ready {
-                continue;
-            }
-            for _ in 0..ACCEPTS_PER_TURN.min(room) {
-                match listener.socket.accept() {
-                    Ok((stream, client)) => {
-                        room -= 1;
-                        accepted.push((stream, client, listener.kind, listener.address));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        listener.ready = false;
-                        break;
-                    }
-                    // The client was gone before we came.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        tracing::warn!(address = %listener.address, %error, "cannot accept");
-                        self.counters.accept_failures.inc();
-                        self.resting = true;
-                        break;
-                    }
-                }
-            }
-        }
-        if self.resting {
-            self.timers.set(self.now + ACCEPT_REST, Alarm::Accept);
-        }
-        for (stream, client, kind, address) in accepted {
-            self.welcome(stream, client, kind, address);
-        }
-    }
-
-    fn welcome(
-        &mut self,
-        mut stream: mio::net::TcpStream,
-        client: SocketAddr,
-        kind: ListenerKind,
-        address: SocketAddr,
-    ) {
-        let entry = self.sessions.vacant_entry();
-        let index = entry.key();
-        let registered = self.poll.registry().register(
-            &mut stream,
-            token(KIND_DOWNSTREAM, index),
-            Interest::READABLE | Interest::WRITABLE,
-        );
-        if let Err(error) = registered {
-            tracing::warn!(%client, %error, "cannot watch a connection");
-            return;
-        }
-        self.counters.accepted.inc();
-        self.counters.sessions.inc();
-        self.serial += 1;
-        let conn = Conn::new(stream, true);
-        let mut actions = std::mem::take(&mut self.actions);
-        let (mut down, mut up) = (Vec::new(), Vec::new());
-        let mut cx = Cx {
-            now: self.now,
-            tables: &mut self.tables,
-            seat: Seat {
-                worker: self.number,
-                slot: index,
-            },
-            client,
-            limits: &self.limits.session,
-            counters: &self.counters,
-            out: [&mut down, &mut up],
-            actions: &mut actions,
-            crowds: &mut self.crowds,
-            pending: [0; 2],
-            access: Access {
-                wanted: self.access.is_wanted(),
-                records: &mut self.records,
-                moved: [0, 0],
-            },
-        };
-        let session = match kind {
-            ListenerKind::Tcp => Session::Opaque(opaque::Session::tcp(address.port(), &mut cx)),
-            ListenerKind::Https => Session::Opaque(opaque::Session::https(&cx)),
-            ListenerKind::Http => Session::Http(Box::new(http::Session::new(Scheme::Http, &cx))),
-        };
-        let slot = Slot::new(session, conn, client, self.serial);
-        entry.insert(Some(Box::new(slot)));
-        self.with_slot(index, |worker, slot| {
-            worker.apply(slot, index, &mut actions);
-        });
-        self.actions = actions;
-        self.mark(index, |_| {});
     }
 
     fn fire(&mut self) {

@@ -150,7 +150,8 @@ impl Worker {
         let session = Session::Http(Box::new(
             http::Session::begin(scheme, until).with_secured(carrier.secured.clone()),
         ));
-        let slot = Slot::new(session, conn, carrier.client, self.serial);
+        let mut slot = Slot::new(session, conn, carrier.client, self.serial);
+        slot.local = carrier.local.or_else(|| carrier.downstream.local());
         let at = self.sessions.insert(Some(Box::new(slot)));
         debug_assert_eq!(at, index, "the slab keeps its word");
         self.mark(index, |_| {});

@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{Worker, act};
+use super::{
+    Worker, act,
+    welcome::{self, Entrance},
+};
 use crate::{
     driver::{
         h2::Island,
@@ -11,7 +14,10 @@ use crate::{
         relay::{Conn, Flow, Stop, Tools, pump},
         timers::Alarm,
     },
-    logic::session::{ConnectFailure, Ending, Event, Secured, Session, Side, Want},
+    logic::{
+        guard::clients::Guest,
+        session::{ConnectFailure, Ending, Event, Secured, Session, Side, Want},
+    },
 };
 
 /// Bytes that one session may move before the others have their turn.
@@ -21,6 +27,12 @@ pub(super) struct Slot {
     pub(super) session: Session,
     pub(super) serial: u64,
     pub(super) client: SocketAddr,
+    /// What the client has connected to, if a proxy has said so.
+    pub(super) local: Option<SocketAddr>,
+    /// Where it came in; streams have none of their own.
+    pub(super) entrance: Option<Entrance>,
+    /// What counts it for its client.
+    pub(super) guest: Option<Guest>,
     pub(super) downstream: Conn,
     /// What makes an HTTP/2 connection of the downstream.
     pub(super) island: Option<Box<Island>>,
@@ -57,6 +69,9 @@ impl Slot {
             session,
             serial,
             client,
+            local: None,
+            entrance: None,
+            guest: None,
             downstream,
             island: None,
             secured: None,
@@ -247,7 +262,9 @@ impl Worker {
         if !upstream.connecting || !ready {
             return false;
         }
-        let outcome = match conn.stream.connected() {
+        let opened = conn.stream.connected();
+        let opened = opened.and_then(|()| welcome::open_with(conn, &mut upstream.opening));
+        let outcome = match opened {
             Ok(()) => self.secure_upstream(conn, upstream.peer.seal.as_ref()),
             Err(error) => Err(act::failure(&error)),
         };
@@ -343,6 +360,7 @@ impl Worker {
             Want::Bytes(most) | Want::BytesAfterFlush(most) => {
                 self.read(slot, index, side, most, budget)
             }
+            Want::Peek(most) => self.peek(slot, index, most),
             Want::Pipe(length) => self.pipe(slot, index, side, length, budget),
         }
     }

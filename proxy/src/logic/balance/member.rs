@@ -126,9 +126,19 @@ impl Member {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn enter(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// One more, unless it has as many as it may have; 0 is no limit.
+    pub(super) fn enter(&self, most: u32) -> bool {
+        if most == 0 {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let next = |has: u32| (has < most).then_some(has + 1);
+            let order = Ordering::Relaxed;
+            if self.in_flight.fetch_update(order, order, next).is_err() {
+                return false;
+            }
+        }
         self.requests.inc();
+        true
     }
 
     pub(super) fn leave(&self) {

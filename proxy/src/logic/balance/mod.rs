@@ -29,10 +29,11 @@ use std::{
 use flocker_api::{
     edge::{UnresolvedName, UpstreamState, UpstreamStatus},
     route::Route,
-    upstream::{Balance, UpstreamAddress},
+    upstream::{Balance, SendProxy, UpstreamAddress},
 };
 
 pub use self::member::{Ejection, Member};
+use super::guard::lists::Lists;
 
 /// How far the choice of an upstream of weight 1 moves it.
 const STRIDE: u64 = 1 << 30;
@@ -56,6 +57,14 @@ pub struct Answer {
 pub struct Set {
     balance: Balance,
     slow_start: Duration,
+    /// Most in flight at one; 0 is no limit.
+    connections_max: u32,
+    /// Most that may wait for one to have room.
+    pub pending_max: usize,
+    /// The header that new connections begin with.
+    pub send_proxy: Option<SendProxy>,
+    /// Whom the route serves; most serve everybody.
+    lists: Option<Box<Lists>>,
     places: Box<[Place]>,
     answers: Box<[Answer]>,
     /// How far the round is: where those who were away go on.
@@ -151,10 +160,15 @@ impl Set {
         if route.health.is_none() {
             places.iter().for_each(|place| place.member.forget_checks());
         }
+        let lists = Lists::new(&route.allow, &route.deny);
         let round = before.map_or(0, |set| set.round.load(Ordering::Relaxed));
         Self {
             balance: route.balance,
             slow_start,
+            connections_max: route.connections_max,
+            pending_max: usize::try_from(route.pending_max).unwrap_or(usize::MAX),
+            send_proxy: route.send_proxy,
+            lists: (!lists.is_empty()).then(|| Box::new(lists)),
             places: places.into(),
             answers: answers.into(),
             round: AtomicU64::new(round),
@@ -183,21 +197,52 @@ impl Set {
         &self.answers
     }
 
-    /// The upstream for a client, unless all that may serve have been tried.
+    /// Whether the route serves this client.
     #[must_use]
-    pub fn pick(self: &Arc<Self>, client: IpAddr, tried: Tried, now: Instant) -> Option<Lease> {
-        // Most routes have one.
-        let place = match &*self.places {
-            [place] => (!place.drain && !tried.has(0)).then_some(0),
-            _ => self.choose(client, tried, now),
-        }?;
-        let member = Arc::clone(&self.places.get(place)?.member);
-        member.enter();
-        Some(Lease {
-            set: Arc::clone(self),
-            member,
-            place,
-        })
+    pub fn serves(&self, client: IpAddr) -> bool {
+        self.lists.as_ref().is_none_or(|lists| lists.allows(client))
+    }
+
+    /// Whether upstreams have a limit.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.connections_max > 0
+    }
+
+    /// The upstream for a client, unless all that may serve have been tried or are full.
+    #[must_use]
+    pub fn pick(self: &Arc<Self>, client: IpAddr, tried: Tried, now: Instant) -> Pick {
+        // Another worker may be quicker to take the last place of one.
+        for _ in 0..CHOICES_MAX {
+            // Most routes have one.
+            let place = match &*self.places {
+                [place] => {
+                    let free = !place.drain && !tried.has(0) && !self.is_full(place);
+                    free.then_some(0)
+                }
+                _ => self.choose(client, tried, now),
+            };
+            let Some((place, member)) =
+                place.and_then(|place| Some((place, &self.places.get(place)?.member)))
+            else {
+                break;
+            };
+            if member.enter(self.connections_max) {
+                return Pick::To(Lease {
+                    set: Arc::clone(self),
+                    member: Arc::clone(member),
+                    place,
+                });
+            }
+        }
+        match self.candidates(tried, now).next() {
+            Some(_) => Pick::Full,
+            None => Pick::Nobody,
+        }
+    }
+
+    fn is_full(&self, place: &Place) -> bool {
+        self.connections_max > 0 && place.member.in_flight() >= self.connections_max
     }
 
     /// Whether there is one that may serve and has not been tried.
@@ -217,13 +262,19 @@ impl Set {
 
     fn choose(&self, client: IpAddr, tried: Tried, now: Instant) -> Option<usize> {
         match self.balance {
-            Balance::InOrder => self.candidates(tried, now).next().map(|(index, _)| index),
+            Balance::InOrder => {
+                let mut candidates = self.candidates(tried, now);
+                let first = candidates.find(|(_, place)| !self.is_full(place));
+                first.map(|(index, _)| index)
+            }
             Balance::Source => {
                 let lots = self.candidates(tried, now).map(|(index, place)| {
                     (index, lot(client, place.member.address(), place.weight))
                 });
                 let best = lots.min_by(|(_, a), (_, b)| a.total_cmp(b));
-                best.map(|(index, _)| index)
+                // A client waits for its own rather than to leave it.
+                let (best, _) = best?;
+                (!self.is_full(self.places.get(best)?)).then_some(best)
             }
             Balance::RoundRobin => self.next_in_round(tried, now, |_, _| (0, 1)),
             Balance::LeastConnections => self.next_in_round(tried, now, |member, weight| {
@@ -243,7 +294,8 @@ impl Set {
             let round = self.round.load(Ordering::Relaxed);
             let mut behind_most = u64::MAX;
             let mut best: Option<Chance<'_>> = None;
-            for (index, place) in self.candidates(tried, now) {
+            let candidates = self.candidates(tried, now);
+            for (index, place) in candidates.filter(|(_, place)| !self.is_full(place)) {
                 let weight = place.member.weight(place.weight, self.slow_start, now);
                 let seen = place.member.pass.load(Ordering::Relaxed);
                 let chance = Chance {
@@ -397,6 +449,17 @@ impl Mix {
     }
 }
 
+/// Answer to [`Set::pick`].
+#[derive(Debug)]
+pub enum Pick {
+    /// This one.
+    To(Lease),
+    /// Those that may serve have as many as they may have.
+    Full,
+    /// None may serve, or all have been tried.
+    Nobody,
+}
+
 /// An upstream in use: counted as its load until dropped. What became of it is told here.
 #[derive(Debug)]
 pub struct Lease {
@@ -416,6 +479,12 @@ impl Lease {
     #[must_use]
     pub fn place(&self) -> usize {
         self.place
+    }
+
+    /// Whether its route has others.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        self.set.places.iter().filter(|place| !place.drain).count() > 1
     }
 
     /// The upstream has served.

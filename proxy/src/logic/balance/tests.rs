@@ -31,9 +31,19 @@ fn set(balance: Balance, upstreams: &[&str]) -> Arc<Set> {
     Arc::new(Set::new(&route(balance, upstreams), None))
 }
 
+fn lease_for(set: &Arc<Set>, client: IpAddr, now: Instant) -> Lease {
+    match set.pick(client, Tried::default(), now) {
+        Pick::To(lease) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn lease(set: &Arc<Set>, now: Instant) -> Lease {
+    lease_for(set, CLIENT, now)
+}
+
 fn pick(set: &Arc<Set>, now: Instant) -> String {
-    let lease = set.pick(CLIENT, Tried::default(), now).unwrap();
-    lease.address().to_string()
+    lease(set, now).address().to_string()
 }
 
 fn shares(set: &Arc<Set>, picks: usize, now: Instant) -> BTreeMap<String, usize> {
@@ -79,9 +89,7 @@ fn the_least_loaded_is_next_by_weight() {
         &["10.0.0.1:1", "10.0.0.2:1,weight=3"],
     );
     let now = test_clock();
-    let leases: Vec<Lease> = (0..8)
-        .map(|_| set.pick(CLIENT, Tried::default(), now).unwrap())
-        .collect();
+    let leases: Vec<Lease> = (0..8).map(|_| lease(&set, now)).collect();
     let load: Vec<u32> = set.members().map(|member| member.in_flight()).collect();
     assert_eq!(load, [2, 6]);
     drop(leases);
@@ -104,11 +112,13 @@ fn in_order_means_the_first_that_may_serve() {
     assert_eq!(pick(&set, now), "10.0.0.1:1");
     let mut tried = Tried::default();
     tried.add(0);
-    let next = set.pick(CLIENT, tried, now).unwrap();
+    let Pick::To(next) = set.pick(CLIENT, tried, now) else {
+        panic!("there is another");
+    };
     assert_eq!(next.address().to_string(), "10.0.0.3:1");
     tried.add(next.place());
     assert!(!set.has_more(tried, now));
-    assert!(set.pick(CLIENT, tried, now).is_none());
+    assert!(matches!(set.pick(CLIENT, tried, now), Pick::Nobody));
 }
 
 #[test]
@@ -119,27 +129,27 @@ fn failures_eject_for_longer_each_time_but_never_more_than_the_share() {
     );
     let mut now = test_clock();
     let ejection = ejection();
-    let lease = set.pick(CLIENT, Tried::default(), now).unwrap();
+    let first = lease(&set, now);
     let fail = |lease: &Lease, now| {
         assert_eq!(lease.failed(&ejection, now), None);
         assert_eq!(lease.failed(&ejection, now), None);
         lease.failed(&ejection, now)
     };
     // A success in between starts the count again.
-    lease.failed(&ejection, now);
-    lease.succeeded();
+    first.failed(&ejection, now);
+    first.succeeded();
     for seconds in [10, 20, 40, 60, 60] {
-        assert_eq!(fail(&lease, now), Some(Duration::from_secs(seconds)));
+        assert_eq!(fail(&first, now), Some(Duration::from_secs(seconds)));
         assert_ne!(pick(&set, now), "10.0.0.1:1");
         now += Duration::from_secs(seconds);
         assert_eq!(pick(&set, now), "10.0.0.1:1");
     }
     // Long quiet, and it is forgiven.
     now += Duration::from_secs(61);
-    assert_eq!(fail(&lease, now), Some(Duration::from_secs(10)));
-    let second = set.pick(CLIENT, Tried::default(), now).unwrap();
+    assert_eq!(fail(&first, now), Some(Duration::from_secs(10)));
+    let second = lease(&set, now);
     assert!(fail(&second, now).is_some());
-    let third = set.pick(CLIENT, Tried::default(), now).unwrap();
+    let third = lease(&set, now);
     assert_eq!(third.address().to_string(), "10.0.0.3:1");
     assert_eq!(fail(&third, now), None, "half of them are ejected");
     assert_eq!(pick(&set, now), "10.0.0.3:1");
@@ -154,7 +164,7 @@ fn an_only_upstream_is_never_ejected_and_one_of_two_may_be() {
         (&["10.0.0.1:1", "10.0.0.2:1"], true),
     ] {
         let set = set(Balance::InOrder, upstreams);
-        let lease = set.pick(CLIENT, Tried::default(), now).unwrap();
+        let lease = lease(&set, now);
         let outcomes: Vec<bool> = (0..9)
             .map(|_| lease.failed(&ejection(), now).is_some())
             .collect();
@@ -259,7 +269,7 @@ fn a_new_set_knows_what_the_old_one_knew() {
     let two = route(Balance::RoundRobin, &["10.0.0.1:1", "10.0.0.2:1"]);
     let set = Arc::new(Set::new(&two, None));
     let now = test_clock();
-    let lease = set.pick(CLIENT, Tried::default(), now).unwrap();
+    let lease = lease(&set, now);
     let mut three = two;
     three.upstreams.push("10.0.0.3:1".parse().unwrap());
     let after = Arc::new(Set::new(&three, Some(&set)));
@@ -390,16 +400,16 @@ proptest! {
         let lost: String = lines[gone].split(',').next().unwrap().to_owned();
         for client in 0..200u32 {
             let client = IpAddr::from(std::net::Ipv4Addr::from(0xc000_0200 + client));
-            let first = before.pick(client, Tried::default(), now).unwrap().address();
-            let again = before.pick(client, Tried::default(), now).unwrap().address();
+            let first = lease_for(&before, client, now).address();
+            let again = lease_for(&before, client, now).address();
             prop_assert_eq!(first, again);
             let mapped = IpAddr::V6(match client {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped(),
                 IpAddr::V6(v6) => v6,
             });
-            let mapped = before.pick(mapped, Tried::default(), now).unwrap().address();
+            let mapped = lease_for(&before, mapped, now).address();
             prop_assert_eq!(first, mapped, "the same client by way of IPv6");
-            let moved = after.pick(client, Tried::default(), now).unwrap().address();
+            let moved = lease_for(&after, client, now).address();
             if first.to_string() != lost {
                 prop_assert_eq!(first, moved);
             }
@@ -417,4 +427,43 @@ fn sources_spread_by_weight() {
     }
     let light = set.status(now)[0].requests;
     assert!((850..1150).contains(&light), "a quarter of 4000: {light}");
+}
+
+#[test]
+fn an_upstream_has_no_more_than_it_may_have() {
+    let now = test_clock();
+    for balance in [
+        Balance::RoundRobin,
+        Balance::LeastConnections,
+        Balance::InOrder,
+    ] {
+        let mut limited = route(balance, &["10.0.0.1:1", "10.0.0.2:1"]);
+        limited.connections_max = 2;
+        let set = Arc::new(Set::new(&limited, None));
+        let mut leases: Vec<Lease> = (0..4).map(|_| lease(&set, now)).collect();
+        assert!(set.members().all(|member| member.in_flight() == 2));
+        assert!(matches!(
+            set.pick(CLIENT, Tried::default(), now),
+            Pick::Full
+        ));
+        let freed = leases.pop().unwrap().address();
+        assert_eq!(lease(&set, now).address(), freed);
+    }
+    // A source waits for its own.
+    let mut sticky = route(Balance::Source, &["10.0.0.1:1", "10.0.0.2:1"]);
+    sticky.connections_max = 1;
+    let set = Arc::new(Set::new(&sticky, None));
+    let _own = lease(&set, now);
+    assert!(matches!(
+        set.pick(CLIENT, Tried::default(), now),
+        Pick::Full
+    ));
+}
+
+#[test]
+fn a_route_serves_whom_its_lists_allow() {
+    let mut listed = route(Balance::InOrder, &["10.0.0.1:1"]);
+    assert!(Set::new(&listed, None).serves(CLIENT));
+    listed.deny = vec!["192.0.2.0/24".parse().unwrap()];
+    assert!(!Set::new(&listed, None).serves(CLIENT));
 }

@@ -18,6 +18,7 @@
 //! its worker asks ([`Place::claim`]); a [`Call`] only tells the worker to ask now. This module
 //! sends nothing and reads no clock.
 
+mod line;
 #[cfg(flocker_loom)]
 #[cfg(test)]
 mod loom;
@@ -50,6 +51,7 @@ use std::sync::{
 };
 
 pub use self::{
+    line::Turn,
     place::{Admission, Claim, Entry, Place},
     terms::{Bell, Call, GateError, HoldCounts, HoldSummary, Pause, Quiet, Refusal, Seat, Visitor},
 };
@@ -68,6 +70,7 @@ pub struct Gate {
     /// Goes up with each retarget; connections to old upstreams are not kept past one.
     aim: AtomicU64,
     bell: Arc<dyn Bell>,
+    line: line::Line,
     /// What is counted for the route.
     pub stats: RouteStats,
 }
@@ -133,6 +136,7 @@ impl Gate {
             }),
             aim: AtomicU64::new(0),
             bell,
+            line: line::Line::default(),
             stats: RouteStats::default(),
         }
     }

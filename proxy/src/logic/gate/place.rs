@@ -52,8 +52,16 @@ impl Admission {
     /// The same with another upstream; the one before is given back.
     #[must_use]
     pub fn with_lease(mut self, lease: Option<Lease>) -> Self {
-        self.lease = lease;
+        let before = std::mem::replace(&mut self.lease, lease);
+        self.give_back(before);
         self
+    }
+
+    fn give_back(&self, lease: Option<Lease>) {
+        if lease.is_some() {
+            drop(lease);
+            self.gate.call_next();
+        }
     }
 
     pub(super) fn new(gate: &Arc<Gate>) -> Self {
@@ -66,6 +74,8 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        let lease = self.lease.take();
+        self.give_back(lease);
         self.gate.count_out();
     }
 }

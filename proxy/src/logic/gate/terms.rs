@@ -118,6 +118,9 @@ pub struct HoldCounts {
 pub trait Bell: Send + Sync {
     /// Called from any thread, must not block, may be called without need.
     fn ring(&self);
+
+    /// Tells one session that it is its turn in the line of a route.
+    fn call(&self, _call: Call) {}
 }
 
 /// How far a quiesce is.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{ConnectFailure, Cx, crowd::Ticket};
-use crate::logic::{balance::Tried, gate::Gate};
+use crate::logic::{
+    balance::Tried,
+    gate::{Gate, Seat, Turn},
+};
 
 /// First pause between two rounds through a route's upstreams.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -16,7 +19,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// The state of a connect.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Dial {
     /// Which upstreams were tried in this round.
     pub tried: Tried,
@@ -27,6 +30,8 @@ pub struct Dial {
     pub again_at: Option<Instant>,
     /// Its mark among those that wait for the same route.
     pub ticket: Option<Ticket>,
+    /// Its place in the line for an upstream that has room.
+    turn: Option<Box<Turn>>,
 }
 
 /// What to do after a failed connect.
@@ -50,6 +55,7 @@ impl Dial {
             backoff: BACKOFF_MIN,
             again_at: None,
             ticket: None,
+            turn: None,
         }
     }
 
@@ -60,13 +66,54 @@ impl Dial {
         failure: ConnectFailure,
         cx: &mut Cx<'_>,
     ) {
-        // Without descriptors a quick attempt would only take one from another session.
-        if failure == ConnectFailure::NoResources {
+        // In line, one is called. Without descriptors a quick attempt would only take one from another session.
+        if matches!(failure, ConnectFailure::NoResources | ConnectFailure::Full) {
             return;
         }
         let (ticket, soon) = cx.crowds.failed(gate, cx.seat.slot, self.ticket, cx.now);
         self.ticket = Some(ticket);
         self.again_at = self.again_at.map(|at| at.min(soon));
+    }
+
+    /// Stands in the line of a route whose upstreams are full; whoever stands there stays where
+    /// he is.
+    pub(crate) fn line_up(
+        &mut self,
+        gate: &Arc<Gate>,
+        seat: Seat,
+        most: usize,
+        now: Instant,
+    ) -> Next {
+        if now >= self.until {
+            return Next::GiveUp;
+        }
+        match &self.turn {
+            Some(turn) => turn.again(),
+            None => self.turn = gate.line_up(seat, most).map(Box::new),
+        }
+        if self.turn.is_none() {
+            return Next::GiveUp;
+        }
+        self.again_at = Some((now + BACKOFF_MAX).min(self.until));
+        Next::Wait
+    }
+
+    /// Whether it stands in a line.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Whether a call is for its place in the line.
+    pub(crate) fn is_called(&self, ticket: u64) -> bool {
+        let turn = self.turn.as_ref();
+        turn.is_some_and(|turn| turn.ticket() == ticket)
+    }
+
+    /// It has an upstream to try.
+    pub(crate) fn found(&mut self) {
+        if let Some(turn) = self.turn.take() {
+            turn.done();
+        }
     }
 
     /// Another has got through: it is no longer among those that wait.

@@ -16,6 +16,7 @@ pub mod crowd;
 pub mod dial;
 pub mod http;
 pub mod opaque;
+pub mod preface;
 mod secured;
 #[cfg(not(flocker_loom))]
 #[cfg(test)]
@@ -28,7 +29,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flocker_api::route::{OnMove, Route, RouteKey};
+use flocker_api::{
+    edge::ListenerKind,
+    route::{OnMove, Route, RouteKey},
+    upstream::SendProxy,
+};
 
 pub use self::secured::{Agreed, Offer, Seal, Secured};
 use self::{
@@ -37,13 +42,14 @@ use self::{
 };
 use super::{
     access::{Cause, End, Protocol, Record, Visit},
-    balance::{Ejection, Lease, Set, Tried},
+    balance::{Ejection, Lease, Pick, Set, Tried},
     gate::{Admission, Call, Claim, Entry, Gate, Place, Refusal, Seat, Visitor},
     h2::{
         H2Limits,
         carrier::{Carrier, Leave},
     },
     http::{HeadLimits, Scheme, origin::Origins, pages::Pages},
+    proxy_header::Ends,
     table::RouteTable,
 };
 use crate::metrics::Counters;
@@ -81,6 +87,8 @@ pub enum Want {
     /// The same, but not before all that was written to this side is delivered: whoever does
     /// not read our answers has no further requests read.
     BytesAfterFlush(usize),
+    /// A look at up to this many bytes, as [`Event::Peeked`]; they are left in the kernel.
+    Peek(usize),
     /// Relay to the other side: this many bytes, or until its end.
     Pipe(Option<u64>),
 }
@@ -90,6 +98,8 @@ pub enum Want {
 pub enum Event<'a> {
     /// Bytes were read, because of [`Want::Bytes`].
     Bytes(Side, &'a [u8]),
+    /// What the client has sent so far, because of [`Want::Peek`].
+    Peeked(&'a [u8]),
     /// A side will send nothing more; all that it had sent has been reported or relayed.
     Eof(Side),
     /// A side has announced its end, though perhaps not all of its bytes have been read.
@@ -139,6 +149,8 @@ pub enum ConnectFailure {
     Untrusted,
     /// We have no descriptor, port or memory for it.
     NoResources,
+    /// The upstreams have as many sessions and requests as they may have.
+    Full,
 }
 
 impl ConnectFailure {
@@ -148,7 +160,7 @@ impl ConnectFailure {
         match self {
             Self::Refused | Self::Untrusted => Cause::Upstream,
             Self::TimedOut => Cause::UpstreamTimeout,
-            Self::NoResources => Cause::Resources,
+            Self::NoResources | Self::Full => Cause::Resources,
         }
     }
 }
@@ -166,6 +178,15 @@ pub enum Action {
         reuse: Reuse,
         /// How long it may take.
         within: Duration,
+        /// The PROXY header that it begins with; then nobody else may use it.
+        proxy: Option<SendProxy>,
+    },
+    /// The client's PROXY header is so long and tells of these ends: take it out and begin.
+    Introduce {
+        /// Its bytes.
+        skip: usize,
+        /// The client and what it connected to.
+        ends: Option<Ends>,
     },
     /// Speak TLS with the client, see [`Session::offer`]; then [`Event::Secured`].
     Terminate,
@@ -252,6 +273,8 @@ pub struct SessionLimits {
     pub hello_timeout: Duration,
     /// Of HTTP/2 connections.
     pub h2: H2Limits,
+    /// Longest wait for a whole PROXY header.
+    pub proxy_header_timeout: Duration,
     /// When upstreams that fail clients are left alone.
     pub ejection: Ejection,
     /// What an operator has said of HTTP.
@@ -412,6 +435,9 @@ pub(crate) struct Way {
     pub(crate) to: Option<SocketAddr>,
     /// How TLS is spoken there.
     pub(crate) seal: Option<Arc<Seal>>,
+    /// Why not, then.
+    pub(crate) failure: ConnectFailure,
+    pub(crate) proxy: Option<SendProxy>,
 }
 
 /// What the gate of a key said.
@@ -421,6 +447,8 @@ pub(crate) enum Admit {
     Parked(Place),
     Refused,
     NoRoute,
+    /// The route does not serve this client.
+    Denied,
 }
 
 /// How often the table may change under us while we are admitted, before we give up.
@@ -438,10 +466,13 @@ pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
         let Some(found) = key.find(cx.tables.current()) else {
             return Admit::NoRoute;
         };
+        if !found.set.serves(visitor.client) {
+            return Admit::Denied;
+        }
         let gate = Arc::clone(found.gate);
         match gate.enter(visitor, cx.now) {
             Entry::Admitted(admission) => {
-                if let Some(way) = resolve(key, admission, Tried::default(), cx) {
+                if let Some(way) = resolve(key, admission, Tried::default(), false, cx) {
                     return Admit::Go(way);
                 }
             }
@@ -453,12 +484,13 @@ pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
     Admit::NoRoute
 }
 
-/// Resolves a key for someone who is admitted and has tried some upstreams; `None` when its gate
-/// is not the route's any more.
+/// Resolves a key for someone who is admitted and has tried some upstreams, or has stood in line
+/// for one and was called; `None` when its gate is not the route's any more.
 pub(crate) fn resolve(
     key: &Key,
     admission: Admission,
     tried: Tried,
+    called: bool,
     cx: &mut Cx<'_>,
 ) -> Option<Way> {
     let (client, now) = (client_ip(cx.client), cx.now);
@@ -468,10 +500,22 @@ pub(crate) fn resolve(
     }
     // First given back, or its load would count against itself.
     let admission = admission.with_lease(None);
-    let lease = found.set.pick(client, tried, now);
+    let proxy = found.set.send_proxy;
+    // Those in line come first.
+    let behind = !called && found.set.is_limited() && found.gate.has_line();
+    let (lease, failure) = match behind {
+        true => (None, ConnectFailure::Full),
+        false => match found.set.pick(client, tried, now) {
+            Pick::To(lease) => (Some(lease), ConnectFailure::Refused),
+            Pick::Full => (None, ConnectFailure::Full),
+            Pick::Nobody => (None, ConnectFailure::Refused),
+        },
+    };
     Some(Way {
         to: lease.as_ref().map(Lease::address),
         seal: Seal::of(found.route),
+        failure,
+        proxy,
         admission: admission.with_lease(lease),
     })
 }
@@ -484,6 +528,9 @@ pub(crate) fn failed(
     failure: ConnectFailure,
     cx: &mut Cx<'_>,
 ) -> Next {
+    if failure == ConnectFailure::Full {
+        return line_up(key, admission, dial, cx);
+    }
     cx.counters.connect_failures.inc();
     if failure != ConnectFailure::NoResources {
         upstream_failed(admission, cx);
@@ -495,6 +542,26 @@ pub(crate) fn failed(
     let found = key.find(cx.tables.current());
     let more = found.is_some_and(|found| found.set.has_more(tried, now));
     dial.failed(more, failure, now)
+}
+
+/// Waits in the route's line for an upstream that has room.
+fn line_up(key: &Key, admission: &Admission, dial: &mut Dial, cx: &mut Cx<'_>) -> Next {
+    let (seat, client, now) = (cx.seat, client_ip(cx.client), cx.now);
+    let Some(found) = key.find(cx.tables.current()) else {
+        return Next::GiveUp;
+    };
+    let next = dial.line_up(admission.gate(), seat, found.set.pending_max, now);
+    // One may have been given back before we stood in line, and nobody was called for it.
+    if next == Next::Wait
+        && let Pick::To(lease) = found.set.pick(client, Tried::default(), now)
+    {
+        drop(lease);
+        admission.gate().call_next();
+    }
+    if next == Next::GiveUp {
+        cx.counters.upstreams_full.inc();
+    }
+    next
 }
 
 /// The upstream of whoever is admitted has served.
@@ -519,7 +586,7 @@ pub(crate) fn claim(key: &Key, place: Place, ahead: usize, cx: &mut Cx<'_>) -> A
     match place.claim() {
         Claim::Waiting(place) => Admit::Parked(place),
         Claim::Refused(_) => Admit::Refused,
-        Claim::Admitted(admission) => match resolve(key, admission, Tried::default(), cx) {
+        Claim::Admitted(admission) => match resolve(key, admission, Tried::default(), false, cx) {
             Some(way) => Admit::Go(way),
             None => admit(key, ahead, cx),
         },
@@ -546,9 +613,29 @@ pub enum Session {
     Http(Box<http::Session>),
     /// HTTP/2, as far as it is no stream's.
     Carrier(Box<Carrier>),
+    /// From a proxy that has not said yet for whom it connects.
+    Preface(preface::Session),
 }
 
 impl Session {
+    /// The session of a client that has come to a listener.
+    pub fn arrive(kind: ListenerKind, port: u16, cx: &mut Cx<'_>) -> Self {
+        match kind {
+            ListenerKind::Tcp => Self::Opaque(opaque::Session::tcp(port, cx)),
+            ListenerKind::Https => Self::Opaque(opaque::Session::https(cx)),
+            ListenerKind::Http => Self::Http(Box::new(http::Session::new(Scheme::Http, cx))),
+        }
+    }
+
+    /// The server name that the client's TLS has asked for, if it is known.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Opaque(session) => session.server_name(),
+            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) => None,
+        }
+    }
+
     /// Handles an event.
     pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
         if let (Self::Opaque(session), Event::Secured(agreed)) = (&mut *self, event) {
@@ -563,6 +650,7 @@ impl Session {
             Self::Opaque(session) => session.handle(event, cx),
             Self::Http(session) => session.handle(event, cx),
             Self::Carrier(carrier) => carrier.handle(event, cx),
+            Self::Preface(session) => session.handle(event, cx),
         }
     }
 
@@ -570,7 +658,7 @@ impl Session {
     pub fn offer(&mut self) -> Option<(&Offer, Vec<u8>)> {
         match self {
             Self::Opaque(session) => session.offer(),
-            Self::Http(_) | Self::Carrier(_) => None,
+            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) => None,
         }
     }
 
@@ -581,6 +669,7 @@ impl Session {
             Self::Opaque(session) => session.wants(side),
             Self::Http(session) => session.wants(side),
             Self::Carrier(carrier) => carrier.wants(side),
+            Self::Preface(session) => session.wants(side),
         }
     }
 
@@ -591,6 +680,7 @@ impl Session {
             Self::Opaque(session) => session.deadline(),
             Self::Http(session) => session.deadline(),
             Self::Carrier(carrier) => carrier.deadline(),
+            Self::Preface(session) => session.deadline(),
         }
     }
 
@@ -600,7 +690,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.delivered(),
             Self::Http(session) => session.delivered(),
-            Self::Carrier(_) => {}
+            Self::Carrier(_) | Self::Preface(_) => {}
         }
     }
 
@@ -610,7 +700,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.ticket(),
             Self::Http(session) => session.ticket(),
-            Self::Carrier(_) => None,
+            Self::Carrier(_) | Self::Preface(_) => None,
         }
     }
 
@@ -620,7 +710,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.is_parked(),
             Self::Http(session) => session.is_parked(),
-            Self::Carrier(_) => false,
+            Self::Carrier(_) | Self::Preface(_) => false,
         }
     }
 
@@ -629,7 +719,7 @@ impl Session {
     pub fn take_ahead(&mut self) -> Vec<u8> {
         match self {
             Self::Http(session) => session.take_ahead(),
-            Self::Opaque(_) | Self::Carrier(_) => Vec::new(),
+            Self::Opaque(_) | Self::Carrier(_) | Self::Preface(_) => Vec::new(),
         }
     }
 }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::logic::{
     access::{Cause, Phase, Protocol, Visit, Words},
-    gate::{Admission, Gate, Place},
+    gate::{Admission, Place},
     sniff::{
         SniffLimits,
         tls::{Sniff, Sniffer},
@@ -124,41 +124,8 @@ impl Session {
                 self.end(None, Ending::Clean, cx);
             }
 
-            (State::Connecting { admission, .. }, Event::Connected { .. }) => {
-                cx.crowds.connected(admission.gate());
-                served(&admission);
-                cx.out[Side::Upstream as usize].append(&mut self.ahead);
-                self.ahead = Vec::new();
-                if let Some(visit) = &mut self.visit {
-                    visit.connected(cx.now, Phase::Data);
-                }
-                self.state = State::Relaying(Tunnel::new(admission, cx));
-            }
-            (State::Connecting { admission, dial }, Event::ConnectFailed(failure)) => {
-                self.connect_failed(admission, dial, failure, cx);
-            }
-            (
-                State::Connecting {
-                    admission,
-                    mut dial,
-                },
-                Event::Timer,
-            ) => match dial.may_try(admission.gate(), cx) {
-                true => self.connect_again(admission, dial, cx),
-                false => self.state = State::Connecting { admission, dial },
-            },
-            (
-                State::Connecting {
-                    admission,
-                    mut dial,
-                },
-                Event::Wake(ticket),
-            ) if dial.ticket == Some(ticket) => {
-                dial.woken();
-                self.connect_again(admission, dial, cx);
-            }
-            (State::Connecting { admission, dial }, Event::Quiesce(gate)) => {
-                self.quiesce_connecting(admission, dial, gate, cx);
+            (State::Connecting { admission, dial }, event) => {
+                self.connecting(admission, dial, event, cx);
             }
 
             (State::Relaying(tunnel), event) => self.relaying(tunnel, event, cx),
@@ -172,6 +139,54 @@ impl Session {
             // has been given up.
             (state, _) => self.state = state,
         }
+    }
+
+    fn connecting(
+        &mut self,
+        admission: Admission,
+        mut dial: Dial,
+        event: Event<'_>,
+        cx: &mut Cx<'_>,
+    ) {
+        match event {
+            Event::Connected { .. } => {
+                cx.crowds.connected(admission.gate());
+                served(&admission);
+                cx.out[Side::Upstream as usize].append(&mut self.ahead);
+                self.ahead = Vec::new();
+                if let Some(visit) = &mut self.visit {
+                    visit.connected(cx.now, Phase::Data);
+                }
+                self.state = State::Relaying(Tunnel::new(admission, cx));
+                return;
+            }
+            Event::ConnectFailed(failure) => {
+                return self.connect_failed(admission, dial, failure, cx);
+            }
+            Event::Timer if dial.may_try(admission.gate(), cx) => {
+                return self.connect_again(admission, dial, cx);
+            }
+            Event::Wake(ticket) if dial.ticket == Some(ticket) => {
+                dial.woken();
+                return self.connect_again(admission, dial, cx);
+            }
+            Event::Called(call) if dial.is_called(call.ticket) => {
+                dial.again_at = None;
+                return self.connect_again(admission, dial, cx);
+            }
+            Event::Quiesce(gate) if Arc::ptr_eq(gate, admission.gate()) => {
+                cx.act(Action::DropUpstream);
+                drop(admission);
+                return self.admit(cx);
+            }
+            Event::Broken(_) => {
+                drop(admission);
+                self.blame(Cause::Client);
+                return self.end(None, Ending::Clean, cx);
+            }
+            _ => {}
+        }
+        self.state = State::Connecting { admission, dial };
     }
 
     fn relaying(&mut self, mut tunnel: Tunnel, event: Event<'_>, cx: &mut Cx<'_>) {
@@ -215,6 +230,14 @@ impl Session {
             State::Connecting { dial, .. } => dial.again_at,
             State::Relaying(tunnel) => Some(tunnel.deadline()),
             State::Parked { .. } | State::Closed { .. } => None,
+        }
+    }
+
+    /// The server name of a ClientHello that has been read.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        match &self.key {
+            Key::Https(name) if !name.is_empty() => Some(name),
+            _ => None,
         }
     }
 
@@ -338,6 +361,11 @@ impl Session {
                 }
                 self.end(None, Ending::Clean, cx);
             }
+            Admit::Denied => {
+                cx.counters.denied.inc();
+                self.blame(Cause::Policy);
+                self.end(None, Ending::Clean, cx);
+            }
             Admit::NoRoute => {
                 cx.counters.no_route.inc();
                 if let Key::Https(_) = self.key {
@@ -353,11 +381,11 @@ impl Session {
         }
     }
 
-    fn connect(&mut self, way: Way, dial: Dial, cx: &mut Cx<'_>) {
+    fn connect(&mut self, way: Way, mut dial: Dial, cx: &mut Cx<'_>) {
         let Some(to) = way.to else {
-            let failure = ConnectFailure::Refused;
-            return self.connect_failed(way.admission, dial, failure, cx);
+            return self.connect_failed(way.admission, dial, way.failure, cx);
         };
+        dial.found();
         if let Some(visit) = &mut self.visit {
             visit.connecting(cx.now, to);
         }
@@ -366,6 +394,7 @@ impl Session {
             seal: way.seal,
             reuse: Reuse::Never,
             within: cx.limits.connect_timeout,
+            proxy: way.proxy,
         });
         self.state = State::Connecting {
             admission: way.admission,
@@ -401,25 +430,9 @@ impl Session {
             drop(admission);
             return self.admit(cx);
         }
-        match resolve(&self.key, admission, dial.tried, cx) {
+        match resolve(&self.key, admission, dial.tried, dial.is_in_line(), cx) {
             Some(way) => self.connect(way, dial, cx),
             None => self.admit(cx),
-        }
-    }
-
-    fn quiesce_connecting(
-        &mut self,
-        admission: Admission,
-        dial: Dial,
-        gate: &Arc<Gate>,
-        cx: &mut Cx<'_>,
-    ) {
-        if Arc::ptr_eq(gate, admission.gate()) {
-            cx.act(Action::DropUpstream);
-            drop(admission);
-            self.admit(cx);
-        } else {
-            self.state = State::Connecting { admission, dial };
         }
     }
 

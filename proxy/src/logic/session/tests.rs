@@ -71,6 +71,7 @@ pub(super) fn limits() -> SessionLimits {
         hello_bytes: 16 << 10,
         hello_timeout: Duration::from_secs(10),
         h2: crate::logic::h2::TEST_LIMITS,
+        proxy_header_timeout: Duration::from_secs(3),
         ejection: Ejection {
             failures: 5,
             base: Duration::from_secs(10),
@@ -237,6 +238,7 @@ pub(super) fn connect(to: SocketAddr, reuse: Reuse) -> Action {
         seal: None,
         reuse,
         within: limits().connect_timeout,
+        proxy: None,
     }
 }
 

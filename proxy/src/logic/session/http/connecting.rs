@@ -50,6 +50,11 @@ impl Session {
                 }
                 self.answer(503, &request, true, cx);
             }
+            Admit::Denied => {
+                cx.counters.denied.inc();
+                self.blame(Cause::Policy);
+                self.answer(403, &request, true, cx);
+            }
             Admit::NoRoute => {
                 cx.counters.no_route.inc();
                 self.blame(Cause::Policy);
@@ -58,19 +63,28 @@ impl Session {
         }
     }
 
-    fn connect(&mut self, way: Way, dial: Dial, request: Request, reuse: Reuse, cx: &mut Cx<'_>) {
+    fn connect(
+        &mut self,
+        way: Way,
+        mut dial: Dial,
+        request: Request,
+        reuse: Reuse,
+        cx: &mut Cx<'_>,
+    ) {
         let Some(to) = way.to else {
-            let failure = ConnectFailure::Refused;
-            return self.connect_failed(way.admission, dial, request, failure, cx);
+            return self.connect_failed(way.admission, dial, request, way.failure, cx);
         };
+        dial.found();
         if let Some(visit) = &mut self.visit {
             visit.connecting(cx.now, to);
         }
         cx.act(Action::Connect {
             to,
             seal: way.seal,
-            reuse,
+            // A connection that speaks of one client serves no other.
+            reuse: way.proxy.map_or(reuse, |_| Reuse::Never),
             within: cx.limits.connect_timeout,
+            proxy: way.proxy,
         });
         self.state = State::Connecting {
             admission: way.admission,
@@ -123,6 +137,10 @@ impl Session {
             Event::Timer if dial.may_try(admission.gate(), cx) => {
                 return self.connect_again(admission, dial, request, cx);
             }
+            Event::Called(call) if dial.is_called(call.ticket) => {
+                dial.again_at = None;
+                return self.connect_again(admission, dial, request, cx);
+            }
             // Nothing has been sent, so it can wait at the gate as well.
             Event::Quiesce(gate) if Arc::ptr_eq(gate, admission.gate()) => {
                 cx.act(Action::DropUpstream);
@@ -168,7 +186,9 @@ impl Session {
                 let status = match failure {
                     ConnectFailure::TimedOut => 504,
                     ConnectFailure::Untrusted => 502,
-                    ConnectFailure::Refused | ConnectFailure::NoResources => 503,
+                    ConnectFailure::Refused
+                    | ConnectFailure::NoResources
+                    | ConnectFailure::Full => 503,
                 };
                 self.fail(status, &request, admission.gate(), true, cx);
             }
@@ -187,8 +207,13 @@ impl Session {
             drop(admission);
             return self.admit(request, cx);
         }
-        match resolve(&self.key, admission, dial.tried, cx) {
-            Some(way) => self.connect(way, dial, request, Reuse::Never, cx),
+        // Whoever has stood in line may well get the connection that has just come free.
+        let reuse = match dial.is_in_line() {
+            true => Reuse::Checked,
+            false => Reuse::Never,
+        };
+        match resolve(&self.key, admission, dial.tried, dial.is_in_line(), cx) {
+            Some(way) => self.connect(way, dial, request, reuse, cx),
             None => self.admit(request, cx),
         }
     }
