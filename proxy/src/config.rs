@@ -26,7 +26,7 @@ use crate::{
         access::format::Style,
         balance::Ejection,
         guard::{self, Guard, lists::Lists},
-        h2::{H2Limits, meter::FrameLimits},
+        h2::{H2Limits, meter::FrameLimits, trunk::TrunkLimits},
         http::HEADERS_MAX,
         session::{Policy, SessionLimits},
     },
@@ -204,6 +204,8 @@ struct LimitsFile {
     h2_continuations: u32,
     h2_window_updates: u32,
     h2_others: u32,
+    upstream_h2_streams: usize,
+    upstream_h2_ping_ms: u64,
     connect_timeout_ms: u64,
     connect_hold_ms: u64,
     tcp_idle_ms: u64,
@@ -255,6 +257,8 @@ impl Default for LimitsFile {
             h2_continuations: 20,
             h2_window_updates: 1_000,
             h2_others: 200,
+            upstream_h2_streams: 100,
+            upstream_h2_ping_ms: 15_000,
             connect_timeout_ms: 3_000,
             connect_hold_ms: 10_000,
             tcp_idle_ms: 3_600_000,
@@ -388,6 +392,8 @@ pub struct WorkerLimits {
     pub upstream_idle: Duration,
     /// Most idle connections to one upstream.
     pub upstream_idle_count: usize,
+    /// Limits of an HTTP/2 connection to an upstream.
+    pub trunk: TrunkLimits,
     /// How long a closed session may take to deliver what is left.
     pub linger: Duration,
 }
@@ -643,6 +649,7 @@ fn check_limits(limits: &LimitsFile) -> Result<(), String> {
             limits.resolve_interval_ms,
             RESOLVE_MS_MIN,
         ),
+        ("upstream_h2_ping_ms", limits.upstream_h2_ping_ms, 1),
         ("linger_ms", limits.linger_ms, 0),
         ("drain_ms", limits.drain_ms, 0),
         ("upgrade_timeout_ms", limits.upgrade_timeout_ms, 1),
@@ -707,6 +714,9 @@ fn h2_limits(limits: &LimitsFile) -> H2Limits {
 
 /// What RFC 9113 allows, and what lets an honest client work.
 fn check_h2_limits(limits: &LimitsFile) -> Result<(), String> {
+    if limits.upstream_h2_streams == 0 {
+        return Err("limits.upstream_h2_streams is 0: it must be at least 1".to_owned());
+    }
     let window = (H2_WINDOW_MIN, H2_WINDOW_MAX);
     for (key, value, (least, most)) in [
         ("h2_streams", limits.h2_streams, (1, H2_STREAMS_MAX)),
@@ -771,6 +781,11 @@ impl WorkerLimits {
             pipes: limits.pipes,
             upstream_idle: ms(limits.upstream_idle_ms),
             upstream_idle_count: limits.upstream_idle_count,
+            trunk: TrunkLimits {
+                streams: limits.upstream_h2_streams,
+                idle: ms(limits.upstream_idle_ms),
+                ping: ms(limits.upstream_h2_ping_ms),
+            },
             linger: ms(limits.linger_ms),
         }
     }

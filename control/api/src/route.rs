@@ -174,6 +174,18 @@ pub enum OnMove {
     Wait,
 }
 
+/// What is spoken with a route's upstreams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1, or for opaque routes whatever the client speaks.
+    #[default]
+    Http1,
+    /// HTTP/2: requests share a connection, a stream each. In clear by prior knowledge
+    /// (RFC 9113, section 3.3), over TLS by ALPN.
+    H2,
+}
+
 /// A route: a key and where it leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -234,6 +246,9 @@ pub struct Route {
     /// Networks whose clients are not served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<Network>,
+    /// What is spoken with the upstreams. Not for what is passed through.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub upstream_protocol: UpstreamProtocol,
 }
 
 fn pending_max() -> u32 {
@@ -270,6 +285,16 @@ impl Route {
             send_proxy: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            upstream_protocol: UpstreamProtocol::default(),
+        }
+    }
+
+    /// The same route with upstreams that speak this.
+    #[must_use]
+    pub fn with_upstream_protocol(self, upstream_protocol: UpstreamProtocol) -> Self {
+        Self {
+            upstream_protocol,
+            ..self
         }
     }
 

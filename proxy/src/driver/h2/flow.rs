@@ -52,6 +52,21 @@ impl Heard {
         }
     }
 
+    /// Appends to what is read before everything else.
+    pub(super) fn stage(&mut self, head: &[u8]) {
+        self.stage.extend_from_slice(head);
+    }
+
+    /// The same, with the body that follows.
+    pub(super) fn with_body(self, body: RecvStream, carried: Carried) -> Self {
+        Self {
+            whole: carried == Carried::None,
+            body: Some(body),
+            carried,
+            ..self
+        }
+    }
+
     pub(super) fn read(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> io::Result<Got> {
         let mut done = 0;
         while done < buffer.len() {

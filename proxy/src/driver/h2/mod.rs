@@ -12,24 +12,55 @@
 //! | [`pipe`] | the in-memory end that the h2 crate reads and writes |
 //! | [`bell`] | wakers that name what is to be run next |
 //! | [`flow`] | the bodies of a stream, one each way |
-//! | [`server`] | a client's stream as the downstream of a session; a client's connection |
+//! | [`server`] | a client's connection, and its streams as downstreams of sessions |
+//! | [`client`] | an upstream's connection, and its streams as upstreams of sessions |
 
 pub mod bell;
+pub mod client;
 mod flow;
 pub mod pipe;
 pub mod server;
 
 use std::io;
 
-pub use server::Island;
-
+use self::pipe::Pipe;
 use super::relay::Got;
+
+/// What stands between a connection and its streams.
+pub enum Island {
+    /// A client's connection.
+    Server(server::Island),
+    /// An upstream's.
+    Client(client::Island),
+}
+
+impl Island {
+    /// The worker's end.
+    #[must_use]
+    pub fn pipe(&self) -> &Pipe {
+        match self {
+            Self::Server(island) => island.pipe(),
+            Self::Client(island) => island.pipe(),
+        }
+    }
+
+    /// How many streams there are.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        match self {
+            Self::Server(island) => island.streams(),
+            Self::Client(island) => island.streams(),
+        }
+    }
+}
 
 /// A stream that stands in for a socket.
 #[derive(Debug)]
 pub enum Stream {
     /// Of a client.
     Server(Box<server::Stream>),
+    /// Of an upstream.
+    Client(Box<client::Stream>),
 }
 
 impl Stream {
@@ -40,6 +71,7 @@ impl Stream {
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Got> {
         match self {
             Self::Server(stream) => stream.read(buffer),
+            Self::Client(stream) => stream.read(buffer),
         }
     }
 
@@ -50,6 +82,7 @@ impl Stream {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Server(stream) => stream.write(bytes),
+            Self::Client(stream) => stream.write(bytes),
         }
     }
 
@@ -57,6 +90,7 @@ impl Stream {
     pub fn finish(&mut self) {
         match self {
             Self::Server(stream) => stream.finish(),
+            Self::Client(stream) => stream.finish(),
         }
     }
 
@@ -64,13 +98,25 @@ impl Stream {
     pub fn reset(&mut self) {
         match self {
             Self::Server(stream) => stream.reset(),
+            Self::Client(stream) => stream.reset(),
         }
     }
 
-    /// Whether the peer has given it up, or its connection is lost.
+    /// Whether a client has given it up, or its connection is lost. Of an upstream's stream
+    /// only reading tells: what came before its end counts.
     pub fn is_lost(&mut self) -> bool {
         match self {
             Self::Server(stream) => stream.is_lost(),
+            Self::Client(_) => false,
+        }
+    }
+
+    /// See [`client::Stream::is_unprocessed`].
+    #[must_use]
+    pub fn is_unprocessed(&self) -> bool {
+        match self {
+            Self::Server(_) => false,
+            Self::Client(stream) => stream.is_unprocessed(),
         }
     }
 }

@@ -51,8 +51,8 @@ pub struct Island {
 }
 
 enum State {
-    Beginning(Handshake<Pipe, Bytes>),
-    Open(Connection<Pipe, Bytes>),
+    Beginning(Box<Handshake<Pipe, Bytes>>),
+    Open(Box<Connection<Pipe, Bytes>>),
     Ended,
 }
 
@@ -89,7 +89,7 @@ impl Island {
             .max_pending_accept_reset_streams(limits.frames.resets as usize)
             .enable_connect_protocol();
         Self {
-            state: State::Beginning(builder.handshake(pipe.clone())),
+            state: State::Beginning(Box::new(builder.handshake(pipe.clone()))),
             pipe,
             scheme,
             waker,
@@ -143,9 +143,9 @@ impl Island {
         let mut cx = Context::from_waker(&self.waker);
         loop {
             match &mut self.state {
-                State::Beginning(handshake) => match Pin::new(handshake).poll(&mut cx) {
+                State::Beginning(handshake) => match Pin::new(&mut **handshake).poll(&mut cx) {
                     Poll::Pending => return Polled::Pending,
-                    Poll::Ready(Ok(connection)) => self.state = State::Open(connection),
+                    Poll::Ready(Ok(connection)) => self.state = State::Open(Box::new(connection)),
                     Poll::Ready(Err(_)) => self.state = State::Ended,
                 },
                 State::Open(connection) => match connection.poll_accept(&mut cx) {
@@ -193,7 +193,11 @@ impl Incoming {
         match request::write_http1(&parts, protocol, ended, &nonce, &mut head) {
             Ok(carried) => Ok(Stream {
                 asked: Asked {
-                    method: method(&parts.method),
+                    method: match protocol {
+                        // What it is in HTTP/1.1.
+                        Some(_) => Method::Get,
+                        None => method(&parts.method),
+                    },
                     version: Version::Http11,
                     upgrade: protocol.is_some(),
                 },
@@ -224,6 +228,7 @@ fn method(method: &http::Method) -> Method {
     match *method {
         http::Method::HEAD => Method::Head,
         http::Method::GET => Method::Get,
+        http::Method::CONNECT => Method::Connect,
         _ => Method::Other,
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use flocker_api::{
     name::AuthorityName,
+    route::UpstreamProtocol,
     termination::{ClientCertificate, Terminate, TlsVersion},
 };
 use rustls::{
@@ -101,8 +102,8 @@ impl Authorities {
 pub struct Configs {
     material: Arc<Material>,
     servers: HashMap<Terminate, Arc<ServerConfig>>,
-    /// By the authority, or the system's.
-    clients: HashMap<Option<AuthorityName>, Arc<ClientConfig>>,
+    /// By the authority, or the system's, and what is asked for.
+    clients: HashMap<(Option<AuthorityName>, UpstreamProtocol), Arc<ClientConfig>>,
 }
 
 impl Configs {
@@ -133,13 +134,17 @@ impl Configs {
     ///
     /// # Errors
     /// There is no such authority.
-    pub fn client(&mut self, ca: Option<&AuthorityName>) -> Result<Arc<ClientConfig>, TlsError> {
-        let ca = ca.cloned();
-        if let Some(config) = self.clients.get(&ca) {
+    pub fn client(
+        &mut self,
+        ca: Option<&AuthorityName>,
+        protocol: UpstreamProtocol,
+    ) -> Result<Arc<ClientConfig>, TlsError> {
+        let terms = (ca.cloned(), protocol);
+        if let Some(config) = self.clients.get(&terms) {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(self.material.client(ca.as_ref())?);
-        self.clients.insert(ca, Arc::clone(&config));
+        let config = Arc::new(self.material.client(ca, protocol)?);
+        self.clients.insert(terms, Arc::clone(&config));
         Ok(config)
     }
 }
@@ -186,7 +191,11 @@ impl Material {
         Ok(config)
     }
 
-    fn client(&self, ca: Option<&AuthorityName>) -> Result<ClientConfig, TlsError> {
+    fn client(
+        &self,
+        ca: Option<&AuthorityName>,
+        protocol: UpstreamProtocol,
+    ) -> Result<ClientConfig, TlsError> {
         let roots = match ca {
             Some(name) => Arc::clone(&self.authorities.find(name)?.roots),
             None => self.authorities.system()?,
@@ -196,7 +205,10 @@ impl Material {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.resumption = rustls::client::Resumption::in_memory_sessions(UPSTREAM_SESSIONS);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![match protocol {
+            UpstreamProtocol::Http1 => b"http/1.1".to_vec(),
+            UpstreamProtocol::H2 => b"h2".to_vec(),
+        }];
         Ok(config)
     }
 

@@ -3,6 +3,7 @@
 
 use std::{io, time::Duration};
 
+use flocker_api::route::UpstreamProtocol;
 use mio::Interest;
 
 use super::{
@@ -95,12 +96,17 @@ impl Worker {
                 Action::Connect {
                     to,
                     seal,
+                    protocol,
                     reuse,
                     within,
                     proxy,
                 } => {
                     self.drop_upstream(slot);
                     let peer = Peer { address: to, seal };
+                    if protocol == UpstreamProtocol::H2 {
+                        self.connect_shared(slot, index, &peer, reuse, within);
+                        continue;
+                    }
                     self.connect(slot, index, peer, reuse, within);
                     if let Some(version) = proxy {
                         let header = welcome::header(slot, version);
@@ -124,6 +130,8 @@ impl Worker {
                     self.begin_carrying(slot, index, Scheme::Http, &ahead);
                 }
                 Action::Leave(leave) => self.leave(slot, leave),
+                Action::Stand(standing) => self.stand(slot, standing),
+                Action::Ping => self.ping(slot),
                 Action::Close(ending) => {
                     self.end_carrying(slot);
                     slot.again_at = None;
@@ -214,6 +222,7 @@ impl Worker {
     pub(super) fn drop_upstream(&mut self, slot: &mut Slot) {
         slot.again_at = None;
         slot.news = None;
+        slot.waits_for = None;
         if let Some(upstream) = slot.upstream.take() {
             slot.flows[Side::Upstream as usize].clear(&mut self.pipes);
             self.close_upstream(upstream);

@@ -15,6 +15,7 @@ mod act;
 mod secure;
 mod shared;
 mod slot;
+mod trunks;
 mod welcome;
 
 use std::{
@@ -142,6 +143,8 @@ pub struct Worker {
     sessions: Slab<Option<Box<Slot>>>,
     upstreams: Slab<Owner>,
     pool: Pool,
+    /// Shared upstream connections, by where they lead.
+    trunks: HashMap<Peer, Vec<trunks::Shared>>,
     crowds: Crowds,
     pipes: Pipes,
     timers: Timers,
@@ -191,6 +194,7 @@ impl Worker {
             poll,
             mail,
             tables,
+            trunks: HashMap::new(),
             pool: Pool::new(limits.upstream_idle_count, limits.upstream_idle),
             crowds: Crowds::default(),
             pipes: Pipes::new(limits.pipes),
@@ -357,6 +361,7 @@ impl Worker {
                 Mail::Quiesce(gate) => self.tell_all(Event::Quiesce(&gate)),
                 Mail::Forget(addresses) => {
                     for address in addresses {
+                        self.leave_trunks(address);
                         for upstream in self.pool.forget(address) {
                             self.close_upstream(upstream);
                         }

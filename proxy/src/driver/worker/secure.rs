@@ -47,6 +47,9 @@ impl Worker {
 
     /// Goes on with the handshake with the client; whether anything came of it.
     pub(super) fn secure_step(&mut self, slot: &mut Slot, index: usize) -> bool {
+        if slot.leads_to.is_some() {
+            return false;
+        }
         let conn = &mut slot.downstream;
         let ready = conn.readable || conn.writable || conn.hangup;
         let shaking = conn.stream.sealed().is_some_and(|sealed| !sealed.is_open());
@@ -94,7 +97,7 @@ impl Worker {
             let name = ServerName::try_from(seal.server_name.clone());
             let name = name.map_err(|_| ConnectFailure::Untrusted)?;
             let sealed = |socket| {
-                let config = self.tls.client(seal.ca.as_ref())?;
+                let config = self.tls.client(seal.ca.as_ref(), seal.protocol)?;
                 Ok::<_, tls::TlsError>(Sealed::connect(socket, config, name)?)
             };
             conn.stream.seal(sealed).map_err(|error| {

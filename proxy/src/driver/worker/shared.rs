@@ -8,14 +8,14 @@ use crate::{
         h2::{
             self, Island,
             bell::Target,
-            server::{Incoming, Polled},
+            server::{self, Incoming, Polled},
         },
         relay::{Conn, Stream},
     },
     logic::{
         h2::carrier::{Carrier, Leave},
         http::Scheme,
-        session::{Cx, Event, Session, Side, http},
+        session::{Event, Session, Side, http},
     },
 };
 
@@ -30,8 +30,8 @@ impl Worker {
     ) {
         let waker = self.bells.waker(Target::Session(index, slot.serial));
         let limits = &self.limits.session;
-        let island = Island::new(&limits.h2, limits.head_bytes, scheme, waker);
-        slot.island = Some(Box::new(island));
+        let island = server::Island::new(&limits.h2, limits.head_bytes, scheme, waker);
+        slot.island = Some(Box::new(Island::Server(island)));
         self.counters.h2_connections.inc();
         self.consult(slot, index, |session, cx| {
             *session = Session::Carrier(Box::new(Carrier::new(&cx.limits.h2, cx)));
@@ -55,15 +55,18 @@ impl Worker {
             return false;
         };
         let mut progress = false;
-        let ended = loop {
-            match island.poll() {
-                Polled::Request(incoming) => {
-                    progress = true;
-                    self.open_stream(slot, island.scheme(), *incoming);
+        let ended = match &mut *island {
+            Island::Server(island) => loop {
+                match island.poll() {
+                    Polled::Request(incoming) => {
+                        progress = true;
+                        self.open_stream(slot, island.scheme(), *incoming);
+                    }
+                    Polled::Pending => break false,
+                    Polled::Ended => break true,
                 }
-                Polled::Pending => break false,
-                Polled::Ended => break true,
-            }
+            },
+            Island::Client(island) => island.poll(),
         };
         // Otherwise it waits in the pipe, which is bounded: a client that does not read is
         // not served.
@@ -80,27 +83,36 @@ impl Worker {
             self.count_bytes(Side::Downstream, said.len() as u64);
             slot.moved[Side::Downstream as usize] += said.len() as u64;
             self.consult(slot, index, |session, cx| {
-                carrier(session, cx, |carrier, cx| carrier.said(&said, cx));
+                if let Session::Carrier(carrier) = session {
+                    carrier.said(&said, cx);
+                }
             });
             // An action may have written more.
             let out = &mut slot.flows[Side::Downstream as usize].out;
             let after = std::mem::replace(out, said);
             out.extend_from_slice(&after);
         }
-        self.consult(slot, index, |session, cx| {
-            carrier(session, cx, |carrier, cx| {
+        self.consult(slot, index, |session, cx| match session {
+            Session::Carrier(carrier) => {
                 carrier.streams(streams, unread, cx);
                 if ended {
                     carrier.ended(cx);
                 }
-            });
+            }
+            Session::Trunk(trunk) => {
+                trunk.streams(streams, unread, cx);
+                if ended {
+                    trunk.ended(cx);
+                }
+            }
+            Session::Opaque(_) | Session::Http(_) | Session::Preface(_) => {}
         });
         progress || slot.closing.is_some()
     }
 
     /// Ends a connection's streams as it was ordered; what is said last is put on its way.
     pub(super) fn leave(&mut self, slot: &mut Slot, leave: Leave) {
-        let Some(island) = &mut slot.island else {
+        let Some(Island::Server(island)) = slot.island.as_deref_mut() else {
             return;
         };
         match leave {
@@ -115,6 +127,13 @@ impl Worker {
         }
     }
 
+    /// Asks a shared connection's peer whether it is there.
+    pub(super) fn ping(&mut self, slot: &mut Slot) {
+        if let Some(Island::Client(island)) = slot.island.as_deref_mut() {
+            island.ping();
+        }
+    }
+
     /// A connection is about to be closed: its streams are lost.
     pub(super) fn end_carrying(&mut self, slot: &mut Slot) {
         if let Some(island) = slot.island.take() {
@@ -122,7 +141,9 @@ impl Worker {
             let before = out.len();
             island.pipe().drain(out);
             slot.moved[Side::Downstream as usize] += (out.len() - before) as u64;
-            self.counters.h2_connections.dec();
+            if let Island::Server(_) = *island {
+                self.counters.h2_connections.dec();
+            }
         }
     }
 
@@ -176,11 +197,5 @@ impl Worker {
         }
         self.targets = targets;
         any
-    }
-}
-
-fn carrier(session: &mut Session, cx: &mut Cx<'_>, run: impl FnOnce(&mut Carrier, &mut Cx<'_>)) {
-    if let Session::Carrier(carrier) = session {
-        run(carrier, cx);
     }
 }

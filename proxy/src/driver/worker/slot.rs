@@ -10,7 +10,7 @@ use super::{
 use crate::{
     driver::{
         h2::Island,
-        pool::Upstream,
+        pool::{Peer, Upstream},
         relay::{Conn, Flow, Stop, Tools, pump},
         timers::Alarm,
     },
@@ -38,6 +38,10 @@ pub(super) struct Slot {
     pub(super) island: Option<Box<Island>>,
     /// What is known of the TLS that the streams of `island` come through.
     pub(super) secured: Option<Arc<Secured>>,
+    /// Serial number of the shared connection that is waited for.
+    pub(super) waits_for: Option<u64>,
+    /// Where this leads, if it is a shared connection to an upstream.
+    pub(super) leads_to: Option<Peer>,
     pub(super) upstream: Option<Upstream>,
     /// By the side that they lead to.
     pub(super) flows: [Flow; 2],
@@ -75,6 +79,8 @@ impl Slot {
             downstream,
             island: None,
             secured: None,
+            waits_for: None,
+            leads_to: None,
             upstream: None,
             flows: [Flow::default(), Flow::default()],
             news: None,
@@ -154,9 +160,10 @@ impl Worker {
             self.counters.parked.dec();
         }
         self.end_carrying(slot);
-        match slot.downstream.stream.shared() {
-            Some(_) => self.counters.h2_streams.dec(),
-            None => self.counters.sessions.dec(),
+        match slot.session {
+            Session::Trunk(_) => self.forget_trunk(slot),
+            _ if slot.downstream.stream.shared().is_some() => self.counters.h2_streams.dec(),
+            _ => self.counters.sessions.dec(),
         }
     }
 
@@ -215,7 +222,8 @@ impl Worker {
                     worker.close_step(slot);
                     return;
                 }
-                let mut progress = worker.step(slot, index, &mut budget);
+                let mut progress = worker.trunk_step(slot, index);
+                progress |= worker.step(slot, index, &mut budget);
                 if slot.closing.is_none() {
                     progress |= worker.carry(slot, index);
                 }
@@ -344,7 +352,7 @@ impl Worker {
         if want == Want::Nothing {
             if failed && !conn.eof {
                 conn.failed = false;
-                self.event(slot, index, Event::Broken(side));
+                self.broken(slot, index, side);
                 return true;
             }
             if hangup && !slot.hangup_told[side as usize] {
@@ -394,7 +402,7 @@ impl Worker {
                 true
             }
             Err(_) => {
-                self.event(slot, index, Event::Broken(side));
+                self.broken(slot, index, side);
                 true
             }
         };
@@ -461,7 +469,7 @@ impl Worker {
                 true
             }
             Stop::Unreadable => {
-                self.event(slot, index, Event::Broken(side));
+                self.broken(slot, index, side);
                 true
             }
             Stop::Unwritable => {
@@ -469,6 +477,16 @@ impl Worker {
                 true
             }
         }
+    }
+
+    fn broken(&mut self, slot: &mut Slot, index: usize, side: Side) {
+        let conn = slot.conn(side);
+        let stream = conn.and_then(|conn| conn.stream.shared());
+        let event = match stream.is_some_and(|stream| stream.is_unprocessed()) {
+            true => Event::Unprocessed,
+            false => Event::Broken(side),
+        };
+        self.event(slot, index, event);
     }
 
     fn unwritable(&mut self, slot: &mut Slot, index: usize, side: Side) {

@@ -89,7 +89,7 @@ pub enum Flood {
 
 /// Takes frame heads out of a stream of bytes.
 #[derive(Debug)]
-struct Scanner {
+pub(super) struct Scanner {
     head: [u8; HEAD_BYTES],
     head_bytes: usize,
     /// Bytes until the next frame, or of the preface.
@@ -108,13 +108,19 @@ struct Frame {
 }
 
 impl Scanner {
-    fn new(skip: u32) -> Self {
+    /// Of a stream whose first frame comes after so many bytes.
+    pub(super) fn new(skip: u32) -> Self {
         Self {
             head: [0; HEAD_BYTES],
             head_bytes: 0,
             skip,
             code: None,
         }
+    }
+
+    /// The type of the next frame; `None` when the bytes are used up.
+    pub(super) fn next_kind(&mut self, bytes: &mut &[u8]) -> Option<u8> {
+        self.next(bytes).map(|frame| frame.kind)
     }
 
     /// The next frame head; `None` when the bytes are used up.

@@ -13,13 +13,15 @@
 //! | [`body`] | takes HTTP/1.1 framing off a body |
 //! | [`websocket`] | keys of the WebSocket handshake, which HTTP/2 does without |
 //! | [`meter`] | counts frames, and says when it is a flood |
-//! | [`carrier`] | a connection that carries streams: how long it lives, and its floods |
+//! | [`carrier`] | a client's connection: how long it lives, and its floods |
+//! | [`trunk`] | an upstream's connection: how it begins, lives and ends |
 
 pub mod body;
 pub mod carrier;
 pub mod meter;
 pub mod request;
 pub mod response;
+pub mod trunk;
 pub mod websocket;
 
 use http::{HeaderMap, HeaderName, header};

@@ -31,7 +31,7 @@ use std::{
 
 use flocker_api::{
     edge::ListenerKind,
-    route::{OnMove, Route, RouteKey},
+    route::{OnMove, Route, RouteKey, UpstreamProtocol},
     upstream::SendProxy,
 };
 
@@ -47,6 +47,7 @@ use super::{
     h2::{
         H2Limits,
         carrier::{Carrier, Leave},
+        trunk::{Standing, Trunk},
     },
     http::{HeadLimits, Scheme, origin::Origins, pages::Pages},
     proxy_header::Ends,
@@ -106,6 +107,9 @@ pub enum Event<'a> {
     Hangup(Side),
     /// A side's connection is lost.
     Broken(Side),
+    /// The upstream's connection is lost, and its peer has said that it has not begun with the
+    /// request: it may be sent again whatever its method.
+    Unprocessed,
     /// Nothing more can be written to a side; what it has sent can still be read.
     Unwritable(Side),
     /// The upstream is connected.
@@ -174,6 +178,8 @@ pub enum Action {
         to: SocketAddr,
         /// How TLS is spoken with it; `None` in clear.
         seal: Option<Arc<Seal>>,
+        /// What is spoken with it.
+        protocol: UpstreamProtocol,
         /// Whether an idle connection will do.
         reuse: Reuse,
         /// How long it may take.
@@ -199,6 +205,10 @@ pub enum Action {
     Carry,
     /// Have the client open no further streams on this connection.
     Leave(Leave),
+    /// Tell those that wait for this shared connection how it stands.
+    Stand(Standing),
+    /// Ask the peer of this shared connection whether it is there.
+    Ping,
     /// End the stream towards a side, after what is to be written to it.
     Finish(Side),
     /// Deliver what is to be written, for a bounded time, then close both sides.
@@ -415,6 +425,7 @@ impl Key {
             gate: &entry.gate,
             set: &entry.set,
             on_move: entry.route.on_move,
+            protocol: entry.route.upstream_protocol,
         })
     }
 }
@@ -425,6 +436,7 @@ struct Found<'t> {
     gate: &'t Arc<Gate>,
     set: &'t Arc<Set>,
     on_move: OnMove,
+    protocol: UpstreamProtocol,
 }
 
 /// A way to an upstream: whoever is admitted holds its lease.
@@ -438,6 +450,7 @@ pub(crate) struct Way {
     /// Why not, then.
     pub(crate) failure: ConnectFailure,
     pub(crate) proxy: Option<SendProxy>,
+    pub(crate) protocol: UpstreamProtocol,
 }
 
 /// What the gate of a key said.
@@ -516,6 +529,7 @@ pub(crate) fn resolve(
         seal: Seal::of(found.route),
         failure,
         proxy,
+        protocol: found.protocol,
         admission: admission.with_lease(lease),
     })
 }
@@ -615,6 +629,8 @@ pub enum Session {
     Carrier(Box<Carrier>),
     /// From a proxy that has not said yet for whom it connects.
     Preface(preface::Session),
+    /// An upstream's HTTP/2 connection; its peer is on the downstream side.
+    Trunk(Box<Trunk>),
 }
 
 impl Session {
@@ -632,7 +648,7 @@ impl Session {
     pub fn server_name(&self) -> Option<&str> {
         match self {
             Self::Opaque(session) => session.server_name(),
-            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) => None,
+            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
         }
     }
 
@@ -651,6 +667,7 @@ impl Session {
             Self::Http(session) => session.handle(event, cx),
             Self::Carrier(carrier) => carrier.handle(event, cx),
             Self::Preface(session) => session.handle(event, cx),
+            Self::Trunk(trunk) => trunk.handle(event, cx),
         }
     }
 
@@ -658,7 +675,7 @@ impl Session {
     pub fn offer(&mut self) -> Option<(&Offer, Vec<u8>)> {
         match self {
             Self::Opaque(session) => session.offer(),
-            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) => None,
+            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
         }
     }
 
@@ -670,6 +687,7 @@ impl Session {
             Self::Http(session) => session.wants(side),
             Self::Carrier(carrier) => carrier.wants(side),
             Self::Preface(session) => session.wants(side),
+            Self::Trunk(trunk) => trunk.wants(side),
         }
     }
 
@@ -681,6 +699,7 @@ impl Session {
             Self::Http(session) => session.deadline(),
             Self::Carrier(carrier) => carrier.deadline(),
             Self::Preface(session) => session.deadline(),
+            Self::Trunk(trunk) => trunk.deadline(),
         }
     }
 
@@ -690,7 +709,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.delivered(),
             Self::Http(session) => session.delivered(),
-            Self::Carrier(_) | Self::Preface(_) => {}
+            Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => {}
         }
     }
 
@@ -700,7 +719,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.ticket(),
             Self::Http(session) => session.ticket(),
-            Self::Carrier(_) | Self::Preface(_) => None,
+            Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
         }
     }
 
@@ -710,7 +729,7 @@ impl Session {
         match self {
             Self::Opaque(session) => session.is_parked(),
             Self::Http(session) => session.is_parked(),
-            Self::Carrier(_) | Self::Preface(_) => false,
+            Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => false,
         }
     }
 
@@ -719,7 +738,7 @@ impl Session {
     pub fn take_ahead(&mut self) -> Vec<u8> {
         match self {
             Self::Http(session) => session.take_ahead(),
-            Self::Opaque(_) | Self::Carrier(_) | Self::Preface(_) => Vec::new(),
+            Self::Opaque(_) | Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => Vec::new(),
         }
     }
 }

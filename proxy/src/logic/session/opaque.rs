@@ -392,6 +392,7 @@ impl Session {
         cx.act(Action::Connect {
             to,
             seal: way.seal,
+            protocol: way.protocol,
             reuse: Reuse::Never,
             within: cx.limits.connect_timeout,
             proxy: way.proxy,

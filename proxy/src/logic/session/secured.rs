@@ -11,7 +11,7 @@ use std::sync::Arc;
 use flocker_api::{
     host::HostPattern,
     name::AuthorityName,
-    route::{Route, RouteKey},
+    route::{Route, RouteKey, UpstreamProtocol},
     termination::{Terminate, Tls},
 };
 
@@ -107,6 +107,8 @@ pub struct Seal {
     pub server_name: String,
     /// The authority; `None` for those of the system.
     pub ca: Option<AuthorityName>,
+    /// What is asked for by ALPN.
+    pub protocol: UpstreamProtocol,
 }
 
 impl Seal {
@@ -124,6 +126,7 @@ impl Seal {
         Some(Arc::new(Self {
             server_name: host.as_str().to_owned(),
             ca: tls.ca.clone(),
+            protocol: route.upstream_protocol,
         }))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use flocker_api::{
     gate::{HoldLimits, Retarget, Token},
-    route::{Operation, Route, Transaction},
+    route::{Operation, Route, Transaction, UpstreamProtocol},
 };
 
 use super::{
@@ -236,6 +236,7 @@ pub(super) fn connect(to: SocketAddr, reuse: Reuse) -> Action {
     Action::Connect {
         to,
         seal: None,
+        protocol: UpstreamProtocol::Http1,
         reuse,
         within: limits().connect_timeout,
         proxy: None,

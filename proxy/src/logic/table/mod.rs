@@ -13,7 +13,7 @@ use flocker_api::{
     ErrorBody, ErrorCode,
     gate::Retarget,
     path::PREFIX_SEGMENTS_MAX,
-    route::{Generation, Operation, Route, RouteKey, Transaction},
+    route::{Generation, Operation, Route, RouteKey, Transaction, UpstreamProtocol},
     upstream::{Upstream, UpstreamAddress},
 };
 use serde_json::json;
@@ -449,6 +449,13 @@ fn check_route(route: &Route) -> Result<(), TransactionError> {
     }
     if route.error_pages.is_some() && !is_http {
         return misfit("error_pages", "routes of HTTP");
+    }
+    if route.upstream_protocol != UpstreamProtocol::Http1 && !is_http {
+        return misfit("upstream_protocol", "routes of HTTP");
+    }
+    // Such a header speaks of one client; a shared connection serves many.
+    if route.upstream_protocol == UpstreamProtocol::H2 && route.send_proxy.is_some() {
+        return misfit("send_proxy", "upstreams that speak HTTP/1.1");
     }
     Ok(())
 }

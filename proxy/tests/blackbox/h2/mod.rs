@@ -5,3 +5,4 @@ mod client;
 mod floods;
 mod streams;
 mod tools;
+mod upstreams;

@@ -13,8 +13,11 @@ use crate::harness::{Edge, Upstream, eventually, hold};
 const KEY: &str = "http:a.test";
 
 /// Whether a program is there; says so if not.
-fn has(program: &str) -> bool {
-    let there = Path::new("/usr/bin").join(program).exists();
+pub(super) fn has(program: &str) -> bool {
+    let folders = ["/usr/bin", "/usr/sbin"];
+    let there = folders
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists());
     if !there {
         let text = format!("not run: {program} is not installed (scripts/packages)\n");
         std::io::stderr().write_all(text.as_bytes()).unwrap();

@@ -68,7 +68,13 @@ pub fn write_http1(
     out.extend_from_slice(authority);
     out.extend_from_slice(b"\r\n");
 
-    let length = content_length(fields)?;
+    let mut length = content_length(fields)?;
+    // Only a chunked body can have trailers in HTTP/1.1 (RFC 9112, section 7.1.2). How long it
+    // is, the h2 crate checks all the same.
+    let trailers = !ended && fields.contains_key(header::TRAILER);
+    if trailers {
+        length = None;
+    }
     for (name, value) in fields {
         check_value(value.as_bytes())?;
         if is_of_connection(name) {
@@ -85,7 +91,7 @@ pub fn write_http1(
         ];
         let skipped = (ours.contains(name)
             && (*name != header::SEC_WEBSOCKET_KEY || protocol.is_some()))
-            || (tunnel && *name == header::CONTENT_LENGTH);
+            || ((tunnel || trailers) && *name == header::CONTENT_LENGTH);
         if !skipped {
             http1::write_field(out, name.as_str().as_bytes(), value.as_bytes());
         }
@@ -100,20 +106,19 @@ pub fn write_http1(
     }
     let carried = match (tunnel, ended, length) {
         (true, ..) => Carried::Tunnel,
-        (false, true, None) => {
-            // RFC 9110, section 8.6: a body is expected with these, so its absence is said.
-            if [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method) {
-                out.extend_from_slice(b"Content-Length: 0\r\n");
-            }
-            Carried::None
-        }
-        (false, true, Some(_)) => Carried::None,
+        (false, true, _) => Carried::None,
         (false, false, Some(_)) => Carried::Plain,
-        (false, false, None) => {
-            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-            Carried::Chunked
-        }
+        (false, false, None) => Carried::Chunked,
     };
+    // RFC 9110, section 8.6: a body is expected with these, so its absence is said.
+    let expected = [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
+    match carried {
+        Carried::None if length.is_none() && expected => {
+            out.extend_from_slice(b"Content-Length: 0\r\n");
+        }
+        Carried::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Carried::None | Carried::Plain | Carried::Tunnel => {}
+    }
     out.extend_from_slice(b"\r\n");
     Ok(carried)
 }
@@ -212,6 +217,10 @@ pub fn to_h2(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Result<Outgoin
     let line = http1::lines(head_bytes).next().unwrap_or_default();
     let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     let mut method = Method::from_bytes(name).map_err(|_error| Malformed::Method)?;
+    // A plain CONNECT is for proxies, which are spoken to in HTTP/1.1.
+    if method == Method::CONNECT {
+        return Err(Malformed::Method);
+    }
     let mut fields = HeaderMap::with_capacity(16);
     let mut host = None;
     let mut key = None;

@@ -35,8 +35,9 @@ pub fn to_h2(head: &ResponseHead, bytes: &[u8]) -> Result<Response<()>, Malforme
         }
     }
     let status = match head.switching {
-        true => StatusCode::OK,
-        false => StatusCode::from_u16(head.status).map_err(|_error| Malformed::Http1)?,
+        // RFC 8441, section 5.
+        true if head.status == 101 => StatusCode::OK,
+        _ => StatusCode::from_u16(head.status).map_err(|_error| Malformed::Http1)?,
     };
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -65,6 +66,8 @@ pub fn write_http1(
     let tunnel = accept.is_some() && status.is_success();
     let interim = status.is_informational();
     let length = content_length(&parts.headers)?;
+    // Only a chunked body can have trailers in HTTP/1.1 (RFC 9112, section 7.1.2).
+    let trailers = !ended && parts.headers.contains_key(header::TRAILER);
     let (status, reason) = match tunnel {
         true => (StatusCode::SWITCHING_PROTOCOLS, "Switching Protocols"),
         false => (status, status.canonical_reason().unwrap_or_default()),
@@ -80,7 +83,7 @@ pub fn write_http1(
         if is_of_connection(name) {
             return Err(Malformed::ConnectionField);
         }
-        if !(tunnel && *name == header::CONTENT_LENGTH) {
+        if !((tunnel || trailers) && *name == header::CONTENT_LENGTH) {
             http1::write_field(out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -102,8 +105,8 @@ pub fn write_http1(
                 out.extend_from_slice(b"Content-Length: 0\r\n");
                 Carried::None
             }
-            (false, Some(_)) => Carried::Plain,
-            (false, None) => {
+            (false, Some(_)) if !trailers => Carried::Plain,
+            (false, _) => {
                 out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
                 Carried::Chunked
             }

@@ -81,6 +81,13 @@ fn responses_are_framed_by_what_they_say() {
         (204, &[], true, "", Carried::None),
         (304, &length, true, "", Carried::None),
         (103, &[("link", "x")], false, "", Carried::None),
+        (
+            200,
+            &[("content-length", "5"), ("trailer", "x")],
+            false,
+            "Transfer-Encoding: chunked\r\n",
+            Carried::Chunked,
+        ),
     ] {
         let (text, found) = upstream(status, fields, &GET, ended).unwrap();
         assert_eq!(found, carried, "{status}");

@@ -81,6 +81,7 @@ impl Session {
         cx.act(Action::Connect {
             to,
             seal: way.seal,
+            protocol: way.protocol,
             // A connection that speaks of one client serves no other.
             reuse: way.proxy.map_or(reuse, |_| Reuse::Never),
             within: cx.limits.connect_timeout,

@@ -36,6 +36,8 @@ const RESPONSE_READ: usize = 64 << 10;
 
 /// Most interim responses to one request.
 const INTERIM_MAX: u8 = 32;
+/// How often an upstream may hand a request back before its client is told.
+const REFUSALS_MAX: u8 = 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -233,6 +235,7 @@ impl Exchange {
                 _ => self.upstream_lost(cx),
             },
             Event::Broken(Side::Upstream) => self.upstream_lost(cx),
+            Event::Unprocessed => self.unprocessed(cx),
             Event::Unwritable(Side::Upstream) => {
                 // It may have answered before it closed: read on.
                 self.keep_upstream = false;
@@ -511,6 +514,17 @@ impl Exchange {
             Receiving::Head => Turn::Fail(502),
             _ => Turn::Abort(Ending::Reset(Side::Downstream)),
         }
+    }
+
+    /// The upstream has not begun with the request (RFC 9113, section 8.7), so it may go
+    /// elsewhere whatever its method, if all of it is still here.
+    fn unprocessed(&mut self, cx: &mut Cx<'_>) -> Turn {
+        let whole = self.retained > 0 && self.is_sent();
+        if !whole || self.request.refusals >= REFUSALS_MAX {
+            return self.upstream_lost(cx);
+        }
+        self.request.refusals += 1;
+        Turn::Again
     }
 
     fn timed_out(&mut self, cx: &mut Cx<'_>) -> Turn {

@@ -111,6 +111,8 @@ struct Request {
     trusted: bool,
     /// It has been sent again once, without knowing that it was not received.
     retried: bool,
+    /// How often an upstream has handed it back.
+    refusals: u8,
 }
 
 impl Session {

@@ -75,6 +75,7 @@ impl Session {
             id,
             trusted,
             retried: false,
+            refusals: 0,
         }
     }
 
