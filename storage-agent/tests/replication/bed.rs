@@ -103,7 +103,7 @@ impl Bed {
     /// Whatever happened before: the next replication brings the replica to the primary's
     /// state, and nothing is left of what was broken off.
     pub async fn is_made_good(&self, from: &Node, to: &Node, id: VolumeId, epoch: u64) {
-        from.replicate(id, epoch, to).await.unwrap();
+        from.replicate_surely(id, epoch, to).await;
         let ours = from.facts(id).await;
         assert_same(&ours, &to.replica_facts(id).await, "afterwards");
         self.nothing_leaks(from, to, id).await;
@@ -288,6 +288,22 @@ impl Node {
         self.replicate_by(id, epoch, to, to.address).await
     }
 
+    /// The same, again and again while what stands against it may pass: on a busy machine an end
+    /// that was broken off takes its time.
+    pub async fn replicate_surely(&self, id: VolumeId, epoch: u64, to: &Self) -> ReplicateReply {
+        let begun = tokio::time::Instant::now();
+        loop {
+            match self.replicate(id, epoch, to).await {
+                Ok(reply) => return reply,
+                Err(error) => assert!(
+                    error.code().is_transient() && begun.elapsed() < Duration::from_secs(120),
+                    "{error}"
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Replicates to another node by way of an address.
     pub async fn replicate_by(
         &self,
@@ -372,9 +388,9 @@ impl Dice {
 
     pub fn bytes(&mut self, length: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for _ in 0..length.div_ceil(4) {
+        for _ in 0..length.div_ceil(8) {
             self.roll(1);
-            bytes.extend_from_slice(&self.0.to_be_bytes()[..4]);
+            bytes.extend_from_slice(&(self.0 ^ (self.0 >> 31)).to_be_bytes());
         }
         bytes.truncate(usize::try_from(length).unwrap());
         bytes

@@ -44,9 +44,7 @@ pub async fn replicas_equal_under_a_random_workload(bed: &mut Bed) {
         if workload.dice.roll(6) == 0 {
             faults += u64::from(break_off(&mut workload, from, to, id, epoch).await);
         }
-        from.replicate(id, epoch, to).await.unwrap_or_else(|error| {
-            panic!("{when}: {error}");
-        });
+        from.replicate_surely(id, epoch, to).await;
         let ours = from.facts(id).await;
         assert_same(&ours, &to.replica_facts(id).await, &when);
         if workload.dice.roll(8) == 0 {

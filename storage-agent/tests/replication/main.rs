@@ -14,6 +14,7 @@ mod fence;
 mod measure;
 mod openzfs;
 mod pools;
+mod scale;
 mod stories;
 mod table;
 mod tree;
@@ -63,6 +64,8 @@ stories! {
     a_base_pruned_at_the_sender_is_a_conflict_or_made_good,
     two_senders_at_once_take_turns_or_are_refused,
     a_clock_that_was_ahead_does_no_harm;
+    scale:
+    much_of_everything_is_replicated;
     stories:
     a_move_there_and_back_with_every_file_rewritten,
     a_stream_cut_at_each_tenth_leaves_nothing_and_is_made_good,

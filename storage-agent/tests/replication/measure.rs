@@ -1,4 +1,5 @@
-//! What the last delta of a move costs on ZFS, by the agent and by a bare pipe, in one run.
+//! What the last delta of a move costs on ZFS, by the agent and by a bare pipe, in one run; and
+//! how long much of something takes on either storage.
 //!
 //! It checks nothing and so is not run with the tests:
 //! `cargo test --release -p flocker-storage-agent --test replication -- --ignored --nocapture`
@@ -11,8 +12,9 @@ use flocker_api::volume::Epoch;
 use tokio::time::Instant;
 
 use crate::{
-    bed::{Bed, Dice, on_zfs},
+    bed::{Bed, Dice, on_directories, on_zfs},
     pools::run,
+    scale::{Scale, all},
 };
 
 const ROUNDS: u64 = 15;
@@ -21,6 +23,31 @@ const ROUNDS: u64 = 15;
 #[ignore = "a measurement"]
 fn last_delta() {
     on_zfs("measure::last_delta", |bed| Box::pin(measure(bed)));
+}
+
+/// In full size.
+const SCALE: Scale = Scale {
+    files: 10_000,
+    sparse_bytes: 10 << 30,
+    snapshots: 1_000,
+};
+
+#[test]
+#[ignore = "a measurement"]
+fn scale_on_zfs() {
+    on_zfs("measure::scale_on_zfs", |bed| Box::pin(scale(bed)));
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn scale_on_directories() {
+    on_directories(|bed| Box::pin(scale(bed)));
+}
+
+async fn scale(bed: &mut Bed) {
+    for (what, took) in all(bed, SCALE).await {
+        eprintln!("{what:50} {:9.1} ms", took.as_secs_f64() * 1e3);
+    }
 }
 
 fn dirty(root: &Path, bytes: u64, dice: &mut Dice) {

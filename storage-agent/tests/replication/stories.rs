@@ -77,7 +77,7 @@ async fn broken_at_each_tenth(bed: &mut Bed, fault: fn(u64) -> Fault) {
         let failed = a.replicate_by(id, 1, b, by).await;
         assert!(code(failed).is_transient(), "full, tenth {tenth}");
         assert!(b.snapshots(id).await.is_empty(), "full, tenth {tenth}");
-        assert!(a.replicate(id, 1, b).await.unwrap().full);
+        assert!(a.replicate_surely(id, 1, b).await.full);
 
         let before = b.snapshots(id).await;
         fill(&root, 20, 60_000, &mut dice);
@@ -86,7 +86,7 @@ async fn broken_at_each_tenth(bed: &mut Bed, fault: fn(u64) -> Fault) {
         let failed = a.replicate_by(id, 1, b, by).await;
         assert!(code(failed).is_transient(), "increment, tenth {tenth}");
         assert_eq!(b.snapshots(id).await, before, "increment, tenth {tenth}");
-        assert!(!a.replicate(id, 1, b).await.unwrap().full);
+        assert!(!a.replicate_surely(id, 1, b).await.full);
 
         let expected = a.facts(id).await;
         assert_eq!(content_after_promotion(id, b, 2).await, expected);

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, Read, Seek as _, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink},
     path::{Component, Path, PathBuf},
 };
@@ -346,7 +346,11 @@ impl Sink for Applier {
                     .open(&place);
                 let mut file = at(&place, "make", file)?;
                 let mut content = content.take(size);
-                at(&place, "write", copy_all(&mut content, &mut file))?;
+                let mut holed = Holed { file: &mut file };
+                let copied = copy_all(&mut content, &mut holed);
+                // A hole at the end leaves no byte behind that would make the file so long.
+                let whole = copied.and_then(|copied| file.set_len(copied));
+                at(&place, "write", whole)?;
                 self.attributes(&place, attributes, false)
             }
             Change::Link(attributes, target) => {
@@ -355,6 +359,32 @@ impl Sink for Applier {
             }
             Change::Attributes(attributes) => self.attributes(&place, attributes, false),
         }
+    }
+}
+
+/// A new file, in which long stretches of zeros become holes.
+struct Holed<'a> {
+    file: &'a mut File,
+}
+
+impl Write for Holed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let Some((page, _)) = bytes.split_first_chunk::<4096>() else {
+            return self.file.write(bytes);
+        };
+        if *page != ZEROS {
+            return self.file.write(page);
+        }
+        let pages = bytes.chunks_exact(4096).take_while(|page| *page == ZEROS);
+        let empty = 4096 * pages.count();
+        let forward = i64::try_from(empty).expect("a buffer is shorter than any file may be");
+        self.file.seek(SeekFrom::Current(forward))?;
+        Ok(empty)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
