@@ -11,6 +11,7 @@ use flocker_api::{
         AppStatus, ClusterStatus, DeployReply, DeployRequest, EdgeOutcome, FanOut, MoveRequest,
         MoveState, MoveStatus, SourceFile,
     },
+    doctor::{Diagnosis, Level},
     edge::{RouteTable, TransactionReply},
     gate::{PauseReply, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply, ResumeRequest},
     route::{Operation, Route, Transaction},
@@ -213,4 +214,36 @@ async fn errors_carry_code_and_words() {
     assert_eq!(error.code, ErrorCode::InvalidRequest);
     assert!(error.message.contains("a.yml:2:"), "{error}");
     api.control.stop().await;
+}
+
+#[tokio::test]
+async fn nodes_are_examined() {
+    let api = api().await;
+    let observed = async {
+        loop {
+            let status: ClusterStatus = api.get("/v2/status").await.unwrap();
+            if status.nodes.iter().all(|node| node.status.is_ok()) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, observed)
+        .await
+        .expect("observed");
+    let diagnosis: Diagnosis = api.get("/v2/nodes/n1/doctor").await.unwrap();
+    let peers = &diagnosis.findings[0];
+    assert_eq!((peers.check.as_str(), peers.found.as_str()), ("peers", "2"));
+    // The simulated node's clock stands at 0.
+    assert_eq!(diagnosis.findings[1].check, "clock");
+    assert_eq!(diagnosis.level(), Level::Warn);
+    api.cluster.world.kill("n1");
+    let diagnosis: Diagnosis = api.get("/v2/nodes/n1/doctor").await.unwrap();
+    assert_eq!(diagnosis.level(), Level::Fail);
+    assert!(
+        diagnosis.findings[0]
+            .found
+            .contains("agent of n1 does not answer")
+    );
+    let error = api.get::<Value>("/v2/nodes/n9/doctor").await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotFound);
 }

@@ -110,6 +110,10 @@ pub struct Limits {
     /// How long a volume is left alone by continuous replication after something else was done
     /// with it, such as a part of a move, in ms.
     pub replication_hold_ms: u64,
+    /// Bytes that all transfers to one peer may have in a second; 0: as many as go.
+    pub link_bytes_per_second: u64,
+    /// Bytes that the transfer of one volume may have in a second; 0: as many as go.
+    pub volume_bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -136,6 +140,8 @@ impl Default for Limits {
             replication_retry_ms: 1_000,
             replication_retry_max_ms: 60_000,
             replication_hold_ms: 5_000,
+            link_bytes_per_second: 0,
+            volume_bytes_per_second: 0,
         }
     }
 }
@@ -156,6 +162,8 @@ impl Limits {
             heartbeat: Duration::from_millis(self.transfer_heartbeat_ms),
             stall: Duration::from_millis(self.transfer_stall_ms),
             lock: Duration::from_millis(self.transfer_lock_ms),
+            link_rate: self.link_bytes_per_second,
+            volume_rate: self.volume_bytes_per_second,
             ..TransferLimits::default()
         }
     }

@@ -4,12 +4,16 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use flocker_api::tls::{Credentials, Identity, Listener, Role};
+use flocker_api::{
+    doctor::{Diagnosis, DoctorRequest, Level},
+    tls::{Credentials, Identity, Listener, Role},
+};
 use flocker_storage_agent::{
     config::{Config, RuntimeConfig},
     driver::{
         admin,
         containers::{Containers, Parts},
+        doctor::{self, Patient},
         fence::Fence,
         runtime::{Docker, Process, Runtime, docker::DockerConfig, process::ProcessConfig},
         transport::Link,
@@ -37,6 +41,13 @@ struct Args {
     /// Check the configuration file and exit: 0 if it is good, 2 if not.
     #[arg(long)]
     check_config: bool,
+    /// Examine this node, say what is wrong and what to do, and exit: 1 if something is broken.
+    /// Does not disturb an agent that runs.
+    #[arg(long, conflicts_with = "check_config")]
+    doctor: bool,
+    /// With --doctor: JSON for programs.
+    #[arg(long, requires = "doctor")]
+    json: bool,
     /// What to log to standard error: error, warn, info, debug, trace, or a tracing filter.
     #[arg(
         long,
@@ -71,8 +82,13 @@ fn main() -> ExitCode {
         say_ok();
         return ExitCode::SUCCESS;
     }
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = if args.doctor {
+        examine(&config, args.json)
+    } else {
+        run(config).map(|()| ExitCode::SUCCESS)
+    };
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -83,6 +99,51 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stdout, reason = "the answer to --check-config")]
 fn say_ok() {
     println!("ok");
+}
+
+/// Examines the node beside whatever agent runs: so the fence and the apps are not asked.
+fn examine(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let diagnosis = runtime.block_on(async {
+        let link = link(config)?;
+        let storage = &config.storage;
+        let node = &config.node;
+        let pace = config.limits.pace();
+        let volumes = match Volumes::open_over(storage.clone(), node.clone(), link, pace).await {
+            Ok(volumes) => volumes,
+            Err(error) => return Ok(doctor::without_storage(node, &error)),
+        };
+        let engine = match &config.runtime {
+            RuntimeConfig::Docker { .. } => Some(open_runtime(config)?.status().await),
+            RuntimeConfig::Process { .. } => None,
+        };
+        let patient = Patient {
+            node,
+            storage,
+            volumes: &volumes,
+            runtime: engine,
+            fence: None,
+        };
+        anyhow::Ok(doctor::examine(&patient, &DoctorRequest::default()).await)
+    })?;
+    show(&diagnosis, json)?;
+    Ok(match diagnosis.level() {
+        Level::Fail => ExitCode::FAILURE,
+        Level::Ok | Level::Warn => ExitCode::SUCCESS,
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --doctor")]
+fn show(diagnosis: &Diagnosis, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(diagnosis)?);
+    } else {
+        print!("{diagnosis}");
+    }
+    Ok(())
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
@@ -102,12 +163,8 @@ async fn serve(config: Config, fence: Fence) -> anyhow::Result<()> {
     let node = &config.node;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let transfer = config.limits.transfer();
-    let tls = credentials(&config)?;
-    let link = Link {
-        limits: transfer,
-        tls: tls.clone(),
-    };
+    let link = link(&config)?;
+    let tls = link.tls.clone();
     let volumes = Volumes::open_over(
         config.storage.clone(),
         node.clone(),
@@ -160,6 +217,15 @@ async fn serve(config: Config, fence: Fence) -> anyhow::Result<()> {
         ) } => served.map(drop),
         () = end => Ok(()),
     }
+}
+
+/// How this node reaches its peers.
+fn link(config: &Config) -> anyhow::Result<Link> {
+    Ok(Link {
+        limits: config.limits.transfer(),
+        tls: credentials(config)?,
+        ..Link::default()
+    })
 }
 
 /// The node's certificate, which must be this node's.

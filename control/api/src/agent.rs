@@ -19,6 +19,7 @@
 //! | `DELETE /v1/containers/{app}` | [`EpochRequest`] | `{}` |
 //! | `GET /v1/lease` | | [`LeaseStatus`] |
 //! | `PUT /v1/lease` | [`LeaseRequest`] | [`LeaseStatus`] |
+//! | `POST /v1/doctor` | [`crate::doctor::DoctorRequest`] | [`crate::doctor::Diagnosis`] |
 //! | `GET /metrics`, `/healthz` | | text |
 //!
 //! An epoch older than the volume's own is refused with `stale_epoch`; a start under an epoch

@@ -3,6 +3,7 @@
 //! | method and path | request | answer |
 //! | --- | --- | --- |
 //! | `GET /v2/status` | | [`ClusterStatus`] |
+//! | `GET /v2/nodes/{node}/doctor` | | [`crate::doctor::Diagnosis`] |
 //! | `POST /v2/deploy` | [`DeployRequest`] | [`DeployReply`] |
 //! | `GET /v2/apps/{app}` | | [`AppStatus`] |
 //! | `DELETE /v2/apps/{app}` | | `{}` (its volumes are kept) |

@@ -11,6 +11,7 @@
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`app`], [`control`] | what people declare, the control service's API |
+//! | [`doctor`] | what a node finds when it examines itself |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
 //! | [`tls`] | certificates: who is who, and who may speak to whom |
 
@@ -21,6 +22,7 @@ pub mod client;
 pub mod config;
 pub mod container;
 pub mod control;
+pub mod doctor;
 pub mod edge;
 pub mod error;
 pub mod gate;

@@ -109,6 +109,12 @@ pub struct TransferStatus {
     pub bytes: u64,
     /// Bytes that the whole stream will have, where that is known beforehand.
     pub bytes_expected: Option<u64>,
+    /// How fast it has gone for the last seconds.
+    #[serde(default)]
+    pub bytes_per_second: u64,
+    /// When it will be through at that rate, in ms from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
     /// Time since its start, in ms.
     pub elapsed_ms: u64,
 }

@@ -12,6 +12,7 @@ use flocker_api::{
         AppStatus, ClusterStatus, DeployReply, DeployRequest, EdgeOutcome, EdgeSummary, FanOut,
         MoveRequest, MoveStatus, NodeSummary, route_keys,
     },
+    doctor::Diagnosis,
     edge::{RouteTable, TransactionReply},
     gate::{
         PauseReply, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply, ResumeRequest,
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 use super::{
     context::{Claim, Context},
+    doctor,
     executor::{self, stale_token},
     leases, observer, reconciler,
 };
@@ -97,6 +99,21 @@ impl Control {
         // Ended ones are let go of.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
+    }
+
+    /// Examines a node.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub async fn examine(&self, node: &NodeName) -> Result<Diagnosis, Refusal> {
+        let known = &self.context.topology.nodes;
+        if !known.contains_key(node) {
+            return Err(Refusal::UnknownNode {
+                node: node.clone(),
+                known: known.keys().cloned().collect(),
+            });
+        }
+        Ok(doctor::examine(&self.context, node).await)
     }
 
     /// The whole cluster on one page.

@@ -7,6 +7,7 @@
 //! | [`peers`] | agents and edges, behind one seam |
 //! | [`executor`] | performs the steps of moves |
 //! | [`observer`] | asks agents and edges how they are |
+//! | `doctor` | examines nodes |
 //! | `leases` | confirms nodes |
 //! | [`reconciler`] | carries out what [`crate::logic::reconcile`] plans |
 //! | [`context`] | what they share |
@@ -15,6 +16,7 @@
 
 pub mod context;
 pub mod control;
+mod doctor;
 pub mod executor;
 mod leases;
 pub mod ledger;

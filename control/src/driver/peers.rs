@@ -15,6 +15,7 @@ use flocker_api::{
     client::{Client, Endpoint},
     container::{ContainerSpec, ContainerStatus, Probe},
     control::EdgeOutcome,
+    doctor::{Diagnosis, DoctorRequest},
     edge::{EdgeStatus, RouteStatus, RouteTable, TransactionReply},
     gate::{
         PauseReply, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply, ResumeRequest,
@@ -202,6 +203,16 @@ impl Peers {
     /// The agent's, or why there is no answer; so for all methods.
     pub async fn node_status(&self, node: &NodeName) -> Answer<NodeStatus> {
         self.ask(agent(node), "/v1/status").await
+    }
+
+    /// Has a node examine itself.
+    ///
+    /// # Errors
+    /// As [`Self::node_status`].
+    pub async fn examine(&self, node: &NodeName, request: &DoctorRequest) -> Answer<Diagnosis> {
+        let path = "/v1/doctor".to_owned();
+        self.post(agent(node), path, request, self.limits.work)
+            .await
     }
 
     /// A node's lease.

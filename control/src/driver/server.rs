@@ -15,7 +15,7 @@ use axum::{
 use flocker_api::{
     ErrorBody, ErrorCode,
     control::{DeployRequest, MoveRequest},
-    name::{AppName, MoveId},
+    name::{AppName, MoveId, NodeName},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -36,6 +36,7 @@ pub fn router(control: Arc<Control>) -> Router {
             "/v2/status",
             get(|State(control): Shared| async move { Json(control.status()) }),
         )
+        .route("/v2/nodes/{node}/doctor", get(examine))
         .route("/v2/deploy", post(deploy))
         .route("/v2/apps/{app}", get(app).delete(delete_app))
         .route("/v2/moves", get(moves).post(begin_move))
@@ -116,6 +117,11 @@ type Answer<T> = Result<Json<T>, Failure>;
 async fn deploy(State(control): Shared, body: Bytes) -> Answer<impl Serialize> {
     let request: DeployRequest = parse(&body)?;
     Ok(Json(control.deploy(&request).await?))
+}
+
+async fn examine(State(control): Shared, UrlPath(name): UrlPath<String>) -> Answer<impl Serialize> {
+    let node: NodeName = name.parse().map_err(|error| malformed("the path", error))?;
+    Ok(Json(control.examine(&node).await?))
 }
 
 async fn app(State(control): Shared, UrlPath(name): UrlPath<String>) -> Answer<impl Serialize> {

@@ -1,6 +1,12 @@
 //! `status`, `app`, `node`.
 
-use flocker_api::{ErrorBody, ErrorCode, control::ClusterStatus};
+use flocker_api::{
+    ErrorBody, ErrorCode,
+    control::ClusterStatus,
+    doctor::{Diagnosis, Finding},
+    name::VolumeId,
+    volume::{Epoch, Role, TransferStatus, VolumeStatus},
+};
 use insta::assert_snapshot;
 use serde_json::json;
 
@@ -139,4 +145,72 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn volumes_once_and_over_and_over() {
+    let mut cluster = cluster();
+    let node = cluster.nodes[0].status.as_mut().unwrap();
+    let transfer = TransferStatus {
+        peer: "n2".parse().unwrap(),
+        snapshot: "1-5".to_owned(),
+        bytes: 12 << 20,
+        bytes_expected: Some(64 << 20),
+        bytes_per_second: 4 << 20,
+        eta_ms: Some(13_000),
+        elapsed_ms: 3_000,
+    };
+    node.volumes.push(VolumeStatus {
+        id: VolumeId::random(),
+        name: "notes".parse().unwrap(),
+        role: Role::Primary,
+        epoch: Epoch(3),
+        mounted_at: None,
+        used_bytes: 64 << 20,
+        size_bytes: None,
+        snapshots: Vec::new(),
+        transfer: Some(transfer),
+        replication: None,
+    });
+    let server = server(&cluster);
+    let text = against_control(&server, &["volume", "ls"]);
+    assert_has(&text, &["n2 12.0 MiB of 64.0 MiB, 4.0 MiB/s, 13s left"]);
+    let watch = ["volume", "watch", "--interval", "1ms", "--count", "3"];
+    let text = against_control(&server, &watch);
+    assert_eq!(text.matches("13s left").count(), 3, "{text}");
+    let text = against_control(&server, &[&watch[..], &["--json", "notes"]].concat());
+    let lines = text.lines().filter(|line| line.starts_with('{'));
+    let sending = lines.filter(|line| line.contains("\"bytes_per_second\":4194304"));
+    assert_eq!(sending.count(), 3, "{text}");
+    let text = against_control(&server, &[&watch[..], &["other"]].concat());
+    assert_eq!(text.matches("13s left").count(), 0, "{text}");
+}
+
+#[test]
+fn the_doctor_says_what_to_do() {
+    let diagnosis = |node: &str, findings| Diagnosis {
+        node: node.parse().unwrap(),
+        clock_ms: 0,
+        findings,
+    };
+    let full = Finding::fail("space", "tank is 97 % full", "free some");
+    let server = Server::new()
+        .answer("GET /v2/status", &cluster())
+        .answer(
+            "GET /v2/nodes/n1/doctor",
+            &diagnosis("n1", vec![Finding::ok("pool", "tank is ONLINE"), full]),
+        )
+        .answer(
+            "GET /v2/nodes/n2/doctor",
+            &diagnosis("n2", vec![Finding::ok("pool", "tank is ONLINE")]),
+        )
+        .start();
+    let mut text = String::new();
+    for args in [&["doctor"][..], &["doctor", "n2"], &["doctor", "--quiet"]] {
+        text.push_str(&format!("$ flockerctl {}\n", args.join(" ")));
+        text.push_str(&against_control(&server, args));
+    }
+    assert_snapshot!(text);
+    let text = against_control(&server, &["doctor", "--json"]);
+    assert_has(&text, &["exit status: 1", "\"level\": \"fail\""]);
 }

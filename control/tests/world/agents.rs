@@ -8,6 +8,7 @@ use flocker_api::{
         RuntimeStatus, StartReply, StopReply, StorageKind, StorageStatus,
     },
     container::{ContainerState, ContainerStatus},
+    doctor::{Diagnosis, DoctorRequest, Finding},
     name::{AppName, NodeName, VolumeId},
     replication::{ReplicationStatus, SetReplication},
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
@@ -31,16 +32,9 @@ pub(super) fn answer(
     }
     let parts: Vec<_> = request.path.trim_start_matches("/v1/").split('/').collect();
     match (request.method, &parts[..]) {
-        (Method::Get, ["status"]) => write(status(name, node)),
-        (Method::Get, ["lease"]) => write(lease()),
-        (Method::Put, ["lease"]) => {
-            let request: LeaseRequest = read(request)?;
-            node.owned = request.volumes;
-            write(lease())
+        (_, [about @ ("status" | "doctor" | "lease" | "preflight")]) => {
+            itself(name, node, about, request)
         }
-        (Method::Post, ["preflight"]) => write(PreflightReply {
-            problems: node.objections.clone(),
-        }),
         (Method::Post, ["volumes"]) => create_volume(node, &read(request)?),
         (Method::Get, ["volumes", id]) => {
             let id = volume(id)?;
@@ -90,6 +84,36 @@ pub(super) fn answer(
             let app: AppName = app.parse().map_err(|_| unknown(request))?;
             containers(world, name, &app, rest.first().copied(), request)
         }
+        _ => Err(unknown(request)),
+    }
+}
+
+/// What is about the node as a whole.
+fn itself(
+    name: &NodeName,
+    node: &mut Node,
+    about: &str,
+    request: &Request,
+) -> Result<Value, ErrorBody> {
+    match (request.method, about) {
+        (Method::Get, "status") => write(status(name, node)),
+        (Method::Post, "doctor") => {
+            let request: DoctorRequest = read(request)?;
+            write(Diagnosis {
+                node: name.clone(),
+                clock_ms: 0,
+                findings: vec![Finding::ok("peers", request.peers.len().to_string())],
+            })
+        }
+        (Method::Get, "lease") => write(lease()),
+        (Method::Put, "lease") => {
+            let request: LeaseRequest = read(request)?;
+            node.owned = request.volumes;
+            write(lease())
+        }
+        (Method::Post, "preflight") => write(PreflightReply {
+            problems: node.objections.clone(),
+        }),
         _ => Err(unknown(request)),
     }
 }

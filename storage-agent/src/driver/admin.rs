@@ -27,6 +27,7 @@ use flocker_api::{
         CreateContainer, CreateVolume, EpochRequest, LeaseRequest, LeaseStatus, NodeStatus,
         PreflightReply, PreflightRequest, ReplicateRequest, StopReply,
     },
+    doctor::DoctorRequest,
     name::{AppName, VolumeId},
     replication::SetReplication,
     tls::Listener,
@@ -35,7 +36,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{confirm::Confirmations, containers::Containers, preflight};
+use super::{
+    confirm::Confirmations,
+    containers::Containers,
+    doctor::{self, Patient},
+    preflight,
+};
 use crate::metrics::{Metrics, Observed};
 
 /// All that the API needs.
@@ -121,6 +127,7 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
         .route("/v1/containers/{app}/start", post(start))
         .route("/v1/containers/{app}/pre-stop", post(pre_stop))
         .route("/v1/containers/{app}/stop", post(stop))
+        .route("/v1/doctor", post(examine))
         .route("/v1/lease", get(lease).put(renew))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
@@ -291,6 +298,24 @@ async fn preflight(State(agent): Shared, request: Body) -> Response {
         .run("preflight", async move {
             let problems = preflight::check(&containers, &request).await;
             Ok(PreflightReply { problems })
+        })
+        .await
+}
+
+async fn examine(State(agent): Shared, request: Body) -> Response {
+    let request: DoctorRequest = parse!(agent, "doctor", body(request));
+    let containers = agent.containers.clone();
+    agent
+        .run("doctor", async move {
+            let (node, _, _, _, volumes) = containers.parts();
+            let patient = Patient {
+                node,
+                storage: containers.storage(),
+                volumes,
+                runtime: Some(containers.runtime_status().await),
+                fence: Some(containers.fence()),
+            };
+            Ok(doctor::examine(&patient, &request).await)
         })
         .await
 }

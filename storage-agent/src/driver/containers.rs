@@ -340,6 +340,10 @@ impl Containers {
         work.await
     }
 
+    pub(super) fn storage(&self) -> &StorageConfig {
+        &self.inner.storage
+    }
+
     pub(super) fn fence(&self) -> &Fence {
         &self.inner.fence
     }

@@ -5,6 +5,7 @@ mod bookmarks;
 mod confirm;
 pub mod containers;
 mod directory;
+pub mod doctor;
 pub mod fence;
 mod index;
 mod preflight;

@@ -1,9 +1,14 @@
 //! How far a volume's running transfer is, for whoever asks meanwhile.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use flocker_api::{name::NodeName, volume::TransferStatus};
 use tokio::time::Instant;
+
+use crate::logic::rate::{Rate, eta};
 
 /// A volume's running transfer, if one runs.
 #[derive(Debug, Default)]
@@ -18,6 +23,29 @@ struct Running {
     bytes: u64,
     bytes_expected: Option<u64>,
     started: Instant,
+    rate: Rate,
+}
+
+impl Running {
+    fn status(&self) -> TransferStatus {
+        let elapsed = self.started.elapsed();
+        let bytes_per_second = self.rate.per_second(elapsed, self.bytes);
+        let expected = self.bytes_expected;
+        let eta = expected.and_then(|all| eta(self.bytes, all, bytes_per_second));
+        TransferStatus {
+            peer: self.peer.clone(),
+            snapshot: self.snapshot.clone(),
+            bytes: self.bytes,
+            bytes_expected: expected,
+            bytes_per_second,
+            eta_ms: eta.map(whole_ms),
+            elapsed_ms: whole_ms(elapsed),
+        }
+    }
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Progress {
@@ -29,6 +57,7 @@ impl Progress {
             bytes: 0,
             bytes_expected: None,
             started: Instant::now(),
+            rate: Rate::default(),
         });
         Guard { progress: self }
     }
@@ -44,13 +73,7 @@ impl Progress {
     /// What runs now.
     pub(crate) fn status(&self) -> Option<TransferStatus> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.as_ref().map(|running| TransferStatus {
-            peer: running.peer.clone(),
-            snapshot: running.snapshot.clone(),
-            bytes: running.bytes,
-            bytes_expected: running.bytes_expected,
-            elapsed_ms: u64::try_from(running.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        })
+        running.as_ref().map(Running::status)
     }
 }
 
@@ -70,6 +93,7 @@ impl Guard<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = running.as_mut() {
             running.bytes = bytes;
+            running.rate.mark(running.started.elapsed(), bytes);
         }
     }
 }

@@ -5,7 +5,14 @@
 //! the sender connects to exactly the node it means, and the receiver holds what a sender says
 //! of itself against who it is.
 
-use std::{io, io::IoSlice, net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    io::IoSlice,
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use flocker_api::{
@@ -15,12 +22,13 @@ use flocker_api::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split},
     net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::VolumeError,
+    logic::bucket::Bucket,
     logic::wire::{DATA_BYTES_MAX, Frame, data_header, decode, encode},
 };
 
@@ -39,6 +47,10 @@ pub struct TransferLimits {
     pub lock: Duration,
     /// Pauses before a failed transfer is tried again; their number is that of the retries.
     pub retries: Vec<Duration>,
+    /// Bytes that all streams to one peer may have in a second; 0: as many as go.
+    pub link_rate: u64,
+    /// Bytes that one stream may have in a second; 0: as many as go.
+    pub volume_rate: u64,
 }
 
 impl Default for TransferLimits {
@@ -50,6 +62,8 @@ impl Default for TransferLimits {
             stall: Duration::from_secs(120),
             lock: Duration::from_secs(5),
             retries: [100, 400, 1000].map(Duration::from_millis).to_vec(),
+            link_rate: 0,
+            volume_rate: 0,
         }
     }
 }
@@ -61,6 +75,48 @@ pub struct Link {
     pub limits: TransferLimits,
     /// By which both sides prove who they are; without them streams go over plain TCP.
     pub tls: Option<Credentials>,
+    /// What all streams to each peer share.
+    pub buckets: Buckets,
+}
+
+/// The rate of each link; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Buckets {
+    links: Arc<Mutex<HashMap<NodeName, Shared>>>,
+}
+
+type Shared = Arc<Mutex<Bucket>>;
+
+impl Link {
+    /// What a stream to `node` is held to: the link's bucket, and one of its own.
+    fn buckets(&self, node: &NodeName) -> Vec<Shared> {
+        let now = monotonic();
+        let bucket = |rate| Arc::new(Mutex::new(Bucket::new(rate, now)));
+        let TransferLimits {
+            link_rate,
+            volume_rate,
+            ..
+        } = self.limits;
+        let mut buckets = Vec::new();
+        if link_rate > 0 {
+            let links = self.buckets.links.lock();
+            let mut links = links.unwrap_or_else(PoisonError::into_inner);
+            let link = links
+                .entry(node.clone())
+                .or_insert_with(|| bucket(link_rate));
+            buckets.push(Arc::clone(link));
+        }
+        if volume_rate > 0 {
+            buckets.push(bucket(volume_rate));
+        }
+        buckets
+    }
+}
+
+/// Time since this program first asked for it; goes only forward.
+fn monotonic() -> Duration {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    BEGUN.get_or_init(Instant::now).elapsed()
 }
 
 /// Both halves of a connection.
@@ -96,7 +152,21 @@ pub(crate) async fn connect(
             limit: limits.connect,
         })?
         .map_err(|source: io::Error| peer(to, format!("cannot connect: {source}")))?;
-    Ok(over(stream, identity, to, limits, CancellationToken::new()))
+    let mut connection = over(stream, identity, to, limits, CancellationToken::new());
+    connection.writer.buckets = link.buckets(node);
+    Ok(connection)
+}
+
+/// Connects to the agent of `node` and hangs up again; how long it took.
+pub(crate) async fn reach(
+    node: &NodeName,
+    to: SocketAddr,
+    link: &Link,
+) -> Result<Duration, VolumeError> {
+    let begun = Instant::now();
+    let mut connection = connect(node, to, link).await?;
+    connection.writer.close().await;
+    Ok(begun.elapsed())
 }
 
 /// Makes a connection of a stream that stands; `stop` ends its reading.
@@ -121,6 +191,8 @@ pub(crate) fn over(
             stream: writer,
             address,
             stall: limits.stall,
+            heartbeat: limits.heartbeat,
+            buckets: Vec::new(),
         },
         identity,
     }
@@ -213,6 +285,9 @@ pub(crate) struct FrameWriter {
     stream: WriteHalf<Stream>,
     address: SocketAddr,
     stall: Duration,
+    heartbeat: Duration,
+    /// What its data is held to.
+    buckets: Vec<Shared>,
 }
 
 impl FrameWriter {
@@ -224,8 +299,28 @@ impl FrameWriter {
 
     /// Sends a data frame without copying what it carries.
     pub(crate) async fn data(&mut self, payload: Bytes) -> Result<(), VolumeError> {
+        self.wait_for_turn(payload.len()).await?;
         let header = Bytes::copy_from_slice(&data_header(&payload));
         self.write(header, payload).await
+    }
+
+    /// Waits until so many bytes may go, and tells the peer meanwhile that this side lives.
+    async fn wait_for_turn(&mut self, bytes: usize) -> Result<(), VolumeError> {
+        let now = monotonic();
+        let waits = self.buckets.iter().map(|bucket| {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.take(bytes, now)
+        });
+        let mut wait = waits.max().unwrap_or_default();
+        while !wait.is_zero() {
+            let part = wait.min(self.heartbeat);
+            sleep(part).await;
+            wait -= part;
+            if !wait.is_zero() {
+                self.send(&Frame::Heartbeat).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn write(&mut self, head: Bytes, body: Bytes) -> Result<(), VolumeError> {

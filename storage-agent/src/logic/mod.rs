@@ -1,9 +1,12 @@
 //! What the agent decides, without sockets, files, processes or clocks.
 
+pub mod bucket;
 pub mod container;
+pub mod doctor;
 pub mod fence;
 pub mod label;
 pub mod plan;
+pub mod rate;
 pub mod resume;
 pub mod retention;
 pub mod schedule;

@@ -2,5 +2,6 @@
 //! themselves to one another, and what they do when nobody confirms them.
 
 mod bed;
+mod doctor;
 mod fence;
 mod tls;

@@ -11,6 +11,7 @@ mod continuous;
 mod equality;
 mod faults;
 mod fence;
+mod link;
 mod measure;
 mod openzfs;
 mod pools;
@@ -83,6 +84,8 @@ stories! {
     a_full_receiver_is_told_apart_and_nothing_is_left;
     fence:
     a_lapsed_lease_takes_the_volumes_away;
+    link:
+    a_transfer_keeps_to_its_rate_and_tells_it;
 }
 
 #[test]

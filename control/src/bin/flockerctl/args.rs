@@ -109,6 +109,10 @@ pub(crate) enum Command {
     Route(Route),
     /// Edges as processes: upgrade, drain, reload, log
     Edge(crate::args_edge::Edge),
+    /// Volumes: their copies, transfers and lag
+    Volume(crate::args_nodes::Volume),
+    /// Examine nodes: what is wrong, and what to do
+    Doctor(crate::args_nodes::Doctor),
     /// Certificates for mutual TLS: an authority of your own, and one for each program
     Ca(crate::args_nodes::Ca),
     /// Print a completion script for a shell

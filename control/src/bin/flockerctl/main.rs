@@ -66,6 +66,8 @@ async fn run(args: Args, output: &Output) -> Result<Verdict, Failure> {
         Command::Node(args) => commands::node::run(&cli()?, &args).await,
         Command::Route(args) => commands::route::run(&cli()?, args).await,
         Command::Edge(args) => commands::edge::run(&cli()?, args).await,
+        Command::Volume(args) => commands::volume::run(&cli()?, &args).await,
+        Command::Doctor(args) => commands::doctor::run(&cli()?, &args).await,
         Command::Ca(args) => commands::ca::run(output, args),
         Command::Completions { shell } => commands::completions(&cli()?, shell),
     }

@@ -90,6 +90,7 @@ struct Shared {
     changing: Mutex<()>,
     phase: AtomicU8,
     fences: AtomicU64,
+    watchdog: bool,
     /// When the thread last looked.
     beat_ms: AtomicU64,
     ending: AtomicBool,
@@ -124,6 +125,7 @@ impl Fence {
             changing: Mutex::default(),
             phase: AtomicU8::new(0),
             fences: AtomicU64::new(0),
+            watchdog: watchdog.is_some(),
             beat_ms: AtomicU64::new(now().ms()),
             ending: AtomicBool::new(false),
             thread: Mutex::default(),
@@ -168,6 +170,12 @@ impl Fence {
             fence: shared.phase(),
             fences: shared.fences.load(Ordering::Acquire),
         }
+    }
+
+    /// Whether a watchdog device stands behind it.
+    #[must_use]
+    pub fn has_watchdog(&self) -> bool {
+        self.shared.watchdog
     }
 
     /// How long ago the thread last looked.

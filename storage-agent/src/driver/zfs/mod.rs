@@ -54,6 +54,11 @@ async fn zfs(arguments: &[&str]) -> Result<String, CommandError> {
     run("zfs", arguments).await
 }
 
+/// Health and how full it is, in percent, of a pool.
+pub(super) async fn pool_state(pool: &str) -> Result<String, VolumeError> {
+    Ok(run("zpool", &["list", "-H", "-o", "health,capacity", pool]).await?)
+}
+
 /// Turns a failure that means "it is already so" into success.
 fn unless(expected: Failure, result: Result<String, CommandError>) -> Result<(), VolumeError> {
     match result {

@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod ca;
 pub(crate) mod deploy;
+pub(crate) mod doctor;
 pub(crate) mod edge;
 pub(crate) mod live;
 pub(crate) mod moves;
@@ -12,6 +13,7 @@ pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod transfer;
+pub(crate) mod volume;
 pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
