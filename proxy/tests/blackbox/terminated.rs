@@ -157,6 +157,17 @@ fn echo() -> std::net::SocketAddr {
 }
 
 #[test]
+fn a_host_has_routes_below_paths() {
+    let authority = Authority::new("ca");
+    let edge = edge_for(&authority, &["notes.demo"]);
+    terminate(&edge, "notes.demo", "", Upstream::serve("whole"));
+    terminate(&edge, "notes.demo/hello", "", Upstream::serve("below"));
+    let said = text(&curl(&edge, &authority, "notes.demo", &["--http1.1"]));
+    assert!(said.ends_with("below"), "{said}");
+    assert_eq!(edge.show("https:notes.demo/hello").requests, 1);
+}
+
+#[test]
 fn curl_is_served_over_both_versions_and_the_upstream_learns_the_scheme() {
     let authority = Authority::new("ca");
     let edge = edge_for(&authority, &["notes.demo", "*.example.com"]);

@@ -10,7 +10,10 @@ use flocker_api::{
     upstream::Upstream,
 };
 
-use crate::args_upstreams::{Drained, Upstreams};
+use crate::{
+    args_http::Http,
+    args_upstreams::{Drained, Upstreams},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -308,6 +311,8 @@ pub(crate) struct RouteTo {
     pub(crate) on_move: Option<OnMove>,
     #[command(flatten)]
     pub(crate) upstreams: Upstreams,
+    #[command(flatten)]
+    pub(crate) http: Http,
 }
 
 #[derive(Debug, clap::Args)]

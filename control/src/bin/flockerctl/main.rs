@@ -5,7 +5,7 @@
 //!
 //! | module | duty |
 //! | --- | --- |
-//! | `args`, `args_nodes` | what can be typed |
+//! | `args`, `args_*` | what can be typed |
 //! | `commands` | what each verb asks and shows |
 //! | `edges` | one edge, or all of them through control |
 //! | `output`, `human` | tables, colours, JSON; sizes, durations, ages |
@@ -13,6 +13,7 @@
 
 mod args;
 mod args_edge;
+mod args_http;
 mod args_nodes;
 mod args_upstreams;
 mod commands;

@@ -4,6 +4,7 @@
 //! gate) is a type parameter: the table carries it from generation to generation and never
 //! looks at it.
 
+mod check;
 mod shards;
 mod site;
 
@@ -13,11 +14,12 @@ use flocker_api::{
     ErrorBody, ErrorCode,
     gate::Retarget,
     path::PREFIX_SEGMENTS_MAX,
-    route::{Generation, Operation, Route, RouteKey, Transaction, UpstreamProtocol},
+    route::{Generation, Operation, Route, RouteKey, Transaction},
     upstream::{Upstream, UpstreamAddress},
 };
 use serde_json::json;
 
+use check::{check_route, check_sites};
 use shards::{Kind, Probe, Shards};
 use site::{Site, Tally};
 
@@ -78,6 +80,12 @@ pub enum TransactionError {
     /// A route below a path whose requests the edge cannot read.
     #[error("route {0} is passed through undecrypted: its key takes no path")]
     PathOfPassthrough(RouteKey),
+    /// A route below a path whose host says nothing of how TLS ends.
+    #[error(
+        "route {0} needs a route for the whole host with tls.terminate: TLS is agreed upon before \
+         a path is known"
+    )]
+    NoTermination(RouteKey),
     /// A field that means nothing for this kind of route.
     #[error("route {key} has {field}: that is for {fits}")]
     Misfit {
@@ -126,6 +134,7 @@ impl From<TransactionError> for ErrorBody {
             TransactionError::NotFound(key) => (ErrorCode::NotFound, json!({ "key": key })),
             TransactionError::NoUpstream(key)
             | TransactionError::PathOfPassthrough(key)
+            | TransactionError::NoTermination(key)
             | TransactionError::Misfit { key, .. }
             | TransactionError::Upstream { key, .. }
             | TransactionError::DuplicateUpstream { key, .. }
@@ -310,7 +319,9 @@ impl<G: Clone> RouteTable<G> {
             };
             draft.changes.insert(key.clone(), entry.map(Arc::new));
         }
-        Ok(draft.commit())
+        let after = draft.commit();
+        check_sites(&after, &transaction.operations)?;
+        Ok(after)
     }
 
     /// The table with other upstreams of some routes, in one generation; gates stay.
@@ -420,44 +431,6 @@ fn segment_ends(path: &str, ends: &mut [usize; PREFIX_SEGMENTS_MAX]) -> usize {
         count += 1;
     }
     count
-}
-
-/// What must agree within a route, upstreams apart.
-fn check_route(route: &Route) -> Result<(), TransactionError> {
-    let key = &route.key;
-    let in_clear = matches!(key, RouteKey::Http(..));
-    let is_http = match key {
-        RouteKey::Tcp(_) => false,
-        RouteKey::Http(..) => true,
-        RouteKey::Https(..) => !route.tls.is_passthrough(),
-    };
-    let misfit = |field, fits| {
-        let key = key.clone();
-        Err(TransactionError::Misfit { key, field, fits })
-    };
-    if !is_http && !key.prefix().is_empty() {
-        return Err(TransactionError::PathOfPassthrough(key.clone()));
-    }
-    if route.redirect_https.is_some() && !in_clear {
-        return misfit("redirect_https", "http routes");
-    }
-    if route.allow_connect && !(is_http && key.prefix().is_empty()) {
-        return misfit("allow_connect", "routes of HTTP without a path");
-    }
-    if route.body_bytes_max.is_some() && !is_http {
-        return misfit("body_bytes_max", "routes of HTTP");
-    }
-    if route.error_pages.is_some() && !is_http {
-        return misfit("error_pages", "routes of HTTP");
-    }
-    if route.upstream_protocol != UpstreamProtocol::Http1 && !is_http {
-        return misfit("upstream_protocol", "routes of HTTP");
-    }
-    // Such a header speaks of one client; a shared connection serves many.
-    if route.upstream_protocol == UpstreamProtocol::H2 && route.send_proxy.is_some() {
-        return misfit("send_proxy", "upstreams that speak HTTP/1.1");
-    }
-    Ok(())
 }
 
 fn check_upstreams(key: &RouteKey, upstreams: &[Upstream]) -> Result<(), TransactionError> {

@@ -224,6 +224,49 @@ fn a_field_that_means_nothing_for_a_route_is_refused() {
 }
 
 #[test]
+fn a_path_of_https_needs_a_host_whose_tls_ends_here() {
+    use flocker_api::termination::{Terminate, Tls};
+    let put = |key: &str, tls: bool| {
+        let mut route = route(key, &["10.0.0.1:80"]);
+        if tls {
+            route.tls = Tls::Terminate(Terminate::default());
+        }
+        Operation::Put { route }
+    };
+    let remove = |key: &str| Operation::Remove {
+        key: key.parse().unwrap(),
+    };
+    let apply = |table: &RouteTable<Gate>, operations: &[Operation]| {
+        table.apply(&transaction(operations), counter())
+    };
+    let refused = |table: &RouteTable<Gate>, operations: &[Operation], key: &str| {
+        let error = apply(table, operations).unwrap_err();
+        assert_eq!(error, TransactionError::NoTermination(key.parse().unwrap()));
+    };
+    let empty = table(&[]);
+    refused(&empty, &[put("https:a.b/x", true)], "https:a.b/x");
+    refused(
+        &table(&["https:a.b"]),
+        &[put("https:a.b/x", true)],
+        "https:a.b/x",
+    );
+    // In any order, and by a wildcard, too.
+    let both = [put("https:a.b/x", true), put("https:a.b", true)];
+    let with = apply(&empty, &both).unwrap();
+    assert_eq!(
+        found(with.lookup_https("a.b", "/x")).unwrap(),
+        "https:a.b/x"
+    );
+    let below = [put("https:*.b", true), put("https:a.b/x", true)];
+    assert!(apply(&empty, &below).is_ok());
+    // What others need stays as it is.
+    refused(&with, &[remove("https:a.b")], "https:a.b");
+    refused(&with, &[put("https:a.b", false)], "https:a.b");
+    let gone = [remove("https:a.b"), remove("https:a.b/x")];
+    assert!(apply(&with, &gone).unwrap().is_empty());
+}
+
+#[test]
 fn a_stale_generation_is_refused_with_the_current_one() {
     let table = table(&["tcp:1"]);
     let mut late = transaction(&[add("tcp:2")]);
