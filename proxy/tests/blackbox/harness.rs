@@ -197,7 +197,12 @@ impl Edge {
 
     /// Resident memory of the edge, in bytes.
     pub(crate) fn resident(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        self.resident_of(self.pid())
+    }
+
+    /// The same of one of its processes.
+    pub(crate) fn resident_of(&self, pid: u32) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
         text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 

@@ -37,6 +37,8 @@ mod relay;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod terminated;
 #[cfg(test)]
 mod tls;

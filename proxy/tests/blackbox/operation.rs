@@ -297,6 +297,71 @@ fn started_as_root_it_becomes_its_user_and_still_binds_low_ports() {
 }
 
 #[test]
+fn over_tcp_the_admin_api_is_for_those_with_a_certificate() {
+    use flocker_api::{
+        ErrorCode,
+        client::{Client, Endpoint},
+        edge::EdgeStatus,
+        tls::{
+            Credentials, Expected, Identity, Role,
+            authority::{Authority, Existing, Order},
+        },
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let now = std::time::SystemTime::now();
+    let day = Duration::from_secs(86_400);
+    let authority = Authority::create(&directory.path().join("ca"), now, day).unwrap();
+    let issue = |role, name: &str| {
+        let order = Order {
+            identity: Identity::new(role, name),
+            addresses: vec![[127, 0, 0, 1].into()],
+            now,
+            validity: day,
+        };
+        let folder = directory.path().join(name);
+        authority.issue(&order, &folder, Existing::Keep).unwrap()
+    };
+    let files = issue(Role::Edge, "edge");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut edge = Edge::start();
+    let config = std::fs::read_to_string(edge.config()).unwrap();
+    let admin = format!(
+        "[admin]\ntcp = \"{address}\"\ntls = {{ ca = {:?}, certificate = {:?}, key = {:?} }}\n",
+        files.ca, files.certificate, files.key
+    );
+    std::fs::write(edge.config(), config.replacen("[admin]\n", &admin, 1)).unwrap();
+    edge.upgrade(None).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ask = |client: Client| {
+        runtime.block_on(client.get::<EdgeStatus>("/v1/status", Duration::from_secs(10)))
+    };
+    let client = || Client::new(Endpoint::Tcp(address), "edge");
+    let secure = |role, name| {
+        let credentials = Credentials::load(issue(role, name)).unwrap();
+        client().with_tls(credentials, Expected::At(Role::Edge, address.ip()))
+    };
+    assert_eq!(
+        ask(secure(Role::Operator, "ann")).unwrap().name.as_str(),
+        "edge"
+    );
+    assert_eq!(
+        ask(secure(Role::Control, "control")).unwrap().name.as_str(),
+        "edge"
+    );
+    // A node has no business here, and neither has somebody in clear.
+    assert_eq!(
+        ask(secure(Role::Node, "n1")).unwrap_err().code,
+        ErrorCode::Unavailable
+    );
+    assert!(ask(client()).is_err());
+    // The socket is handed on with the rest.
+    edge.upgrade(None).unwrap();
+    assert!(ask(secure(Role::Operator, "bob")).is_ok());
+}
+
+#[test]
 fn systemd_is_told_of_each_step() {
     use std::os::unix::net::UnixDatagram;
     let directory = tempfile::tempdir().unwrap();

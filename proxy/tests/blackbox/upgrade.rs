@@ -23,14 +23,14 @@ const KEY: &str = "http:a.test";
 
 /// Clients of a service that answers `ok`, until they are told to stop: half keep their
 /// connection, half open one for each request.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Result<(), String>>>,
 }
 
 impl Load {
-    fn start(to: SocketAddr, clients: usize) -> Self {
+    pub(crate) fn start(to: SocketAddr, clients: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let served = Arc::new(AtomicU64::new(0));
         let clients = (0..clients)
@@ -47,7 +47,7 @@ impl Load {
     }
 
     /// Waits until so many more have been served.
-    fn wait_more(&self, count: u64) {
+    pub(crate) fn wait_more(&self, count: u64) {
         let goal = self.served.load(Ordering::Relaxed) + count;
         eventually(&format!("{count} more are served"), || {
             let failed = self.clients.iter().any(JoinHandle::is_finished);
@@ -55,7 +55,7 @@ impl Load {
         });
     }
 
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().unwrap().unwrap();
