@@ -6,17 +6,26 @@ use flocker_api::{ErrorBody, ErrorCode, edge::ReloadReply, route::Operation};
 use super::Life;
 use crate::config::Config;
 
-/// Keys that count only after an upgrade or a restart.
-const LATER: [&str; 9] = [
+/// Beginnings of keys that count only after an upgrade or a restart: what they are about was
+/// made at the start.
+const LATER: [&str; 17] = [
     "name",
     "workers",
     "user",
     "group",
     "listen.",
+    "clients.",
     "admin.",
-    "limits.pipes",
-    "limits.metrics_routes",
+    "tls.",
     "error_pages",
+    "limits.pipes",
+    "limits.session_rate",
+    "limits.sessions_per_client",
+    "limits.upstream_idle",
+    "limits.tcp_keep_alive_ms",
+    "limits.tcp_user_timeout_ms",
+    "limits.resolve_interval_ms",
+    "limits.metrics_routes",
 ];
 
 impl Life {
