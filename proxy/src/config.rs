@@ -1,6 +1,8 @@
 //! The edge's configuration: the file form, and the checked form that everything else uses.
 //!
 //! `config/proxy.toml` is the documented sample of every key.
+//!
+//! It is long because every limit, timeout and default of every part of the edge stands here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
