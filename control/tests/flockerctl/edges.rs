@@ -8,7 +8,7 @@ use flocker_api::{
 };
 use serde_json::json;
 
-use super::{against_edge, assert_has, samples::table, server::Server};
+use super::{against_control, against_edge, assert_has, samples::table, server::Server};
 
 fn edge() -> Server {
     let status = json!({"name": "n1-a", "version": "0.1.0", "uptime_s": 61, "generation": 7,
@@ -174,4 +174,59 @@ fn quiesce_says_what_is_in_flight_and_fails_then() {
     let made = server.requests("POST /v1/gates/quiesce");
     assert_eq!(made[0]["token"], json!(Token(12)));
     assert_eq!(made[0]["deadline_ms"], 1_000);
+}
+
+#[test]
+fn certificates_of_all_edges_are_set_listed_and_removed() {
+    let www = json!({"name": "www", "hosts": ["a.demo", "*.b.demo"], "issuer": "CN=ca",
+        "not_before_s": 0, "not_after_s": 100, "problem": "it is half written",
+        "file": "/etc/www.pem"});
+    let edge = edge()
+        .answer("PUT /v1/certificates/www", &www)
+        .answer("DELETE /v1/certificates/www", &www)
+        .answer("GET /v1/certificates", &json!({"certificates": [www]}))
+        .answer("PUT /v1/tickets", &json!({"current": "0a1b2c3d"}))
+        .start();
+    let status = json!({"version": "0", "problems": [], "nodes": [], "apps": [], "edges": [{"name": "n1-a",
+        "admin": edge.address(), "generation": {"Ok": 7}, "observed_ms": 0}]});
+    let control = Server::new().answer("GET /v2/status", &status).start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("both.pem");
+    std::fs::write(&file, "PEM").unwrap();
+    let file = file.to_str().unwrap();
+    let set = [
+        "edge",
+        "certificate",
+        "set",
+        "www",
+        "--certificate",
+        file,
+        "--key",
+        file,
+    ];
+    let text = against_control(&control, &set);
+    assert_has(
+        &text,
+        &["exit status: 0", "n1-a: www serves a.demo, *.b.demo"],
+    );
+    let put = json!({"certificate": "PEM", "key": "PEM"});
+    assert_eq!(edge.requests("PUT /v1/certificates/www"), [put]);
+    let text = against_control(&control, &["edge", "certificate", "ls"]);
+    let line = [
+        "n1-a",
+        "www",
+        "1970-01-01 (expired)",
+        "/etc/www.pem",
+        "it is half written",
+    ];
+    assert_has(&text, &line);
+    let text = against_edge(&edge, &["edge", "certificate", "rm", "www"]);
+    assert_has(&text, &["www removed"]);
+
+    let text = against_control(&control, &["edge", "tickets", "rotate"]);
+    assert_has(&text, &["sealed with key 0a1b2c3d"]);
+    against_control(&control, &["edge", "tickets", "rotate"]);
+    let keys = edge.requests("PUT /v1/tickets");
+    assert_eq!(keys[0]["key"].as_str().unwrap().len(), 64);
+    assert_ne!(keys[0], keys[1]);
 }

@@ -313,6 +313,8 @@ pub(crate) struct RouteTo {
     pub(crate) upstreams: Upstreams,
     #[command(flatten)]
     pub(crate) http: Http,
+    #[command(flatten)]
+    pub(crate) tls: crate::args_tls::RouteTls,
 }
 
 #[derive(Debug, clap::Args)]

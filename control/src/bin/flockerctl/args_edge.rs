@@ -16,8 +16,10 @@ use crate::args::{duration, route_key};
   flockerctl edge drain --notice 5s --deadline 1m
   flockerctl edge reload
   flockerctl --edge 10.0.0.9:7400 edge log flocker_proxy=debug
+  flockerctl edge certificate ls
+  flockerctl edge tickets rotate
 
-All but `ls` speak to one edge: --edge, or the one at unix:/run/flocker/edge.sock.")]
+All but `ls`, `certificate` and `tickets` speak to one edge: --edge, or the one at unix:/run/flocker/edge.sock.")]
 pub(crate) struct Edge {
     #[command(subcommand)]
     pub(crate) verb: EdgeVerb,
@@ -69,6 +71,17 @@ left at the deadline is cut.")]
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
     },
+    /// Certificates for https routes that end TLS there: of the one edge, or of all
+    #[command(after_help = "Examples:
+  flockerctl edge certificate ls
+  flockerctl edge certificate set www --certificate www.pem --key www.key
+  flockerctl --edge 10.0.0.9:7400 edge certificate rm www
+
+Without --edge all edges that control knows are asked, each at its own admin API. What is set stays
+over a restart if the edge's [tls] has a folder.")]
+    Certificate(crate::args_tls::Certificate),
+    /// Keys of session tickets, which all edges share so that clients resume at any of them
+    Tickets(crate::args_tls::Tickets),
 }
 
 #[derive(Debug, clap::Args)]

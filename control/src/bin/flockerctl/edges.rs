@@ -39,7 +39,7 @@ pub(crate) enum Outcome<T> {
 }
 
 impl<T> Answer<T> {
-    fn new(edge: String, result: Result<T, ErrorBody>) -> Self {
+    pub(crate) fn new(edge: String, result: Result<T, ErrorBody>) -> Self {
         let result = match result {
             Ok(answer) => Outcome::Ok(answer),
             Err(error) => Outcome::Error(error),

@@ -15,6 +15,7 @@ mod args;
 mod args_edge;
 mod args_http;
 mod args_nodes;
+mod args_tls;
 mod args_upstreams;
 mod commands;
 mod edges;

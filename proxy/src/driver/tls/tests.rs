@@ -152,6 +152,20 @@ fn ticket_keys_survive_a_restart() {
 }
 
 #[test]
+fn a_new_process_knows_what_no_file_tells_it() {
+    let config = TlsConfig::default();
+    let old = Material::load(&config).unwrap();
+    old.put(&"www".parse().unwrap(), &put(&["a.example"]), NOW_S)
+        .unwrap();
+    old.rotate_tickets(TicketKey([1; 32])).unwrap();
+    let new = Material::load(&config).unwrap();
+    assert_ne!(new.tickets.secrets(), old.tickets.secrets());
+    new.inherit(old.bequeath(), NOW_S);
+    assert_eq!(new.tickets.secrets(), old.tickets.secrets());
+    assert_eq!(hosts(&new), ["a.example"]);
+}
+
+#[test]
 fn terms_that_cannot_be_kept_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let material = Material::load(&config(folder.path())).unwrap();

@@ -70,7 +70,9 @@ impl Secured {
     pub fn is_misdirected(&self, table: &Table, host: &str, path: &str) -> bool {
         match table.lookup_https(host, path) {
             Some(entry) => {
+                // The very server that the client asked for is never another one's host.
                 let same_hosts = match &entry.route.key {
+                    _ if host == self.offer.server_name => true,
                     RouteKey::Https(hosts, _) => *hosts == self.offer.hosts,
                     _ => false,
                 };

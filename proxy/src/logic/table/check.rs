@@ -65,7 +65,13 @@ pub(super) fn check_sites<G: Clone>(
             Kind::Https => after.lookup_https(host, ""),
             _ => after.lookup_site(kind, host, ""),
         };
-        if below && whole.is_none_or(|entry| entry.route.tls.is_passthrough()) {
+        let own = after.get(key).filter(|_| !prefix.is_root());
+        let fits = whole.is_some_and(|whole| {
+            let tls = &whole.route.tls;
+            // A request on a connection of other terms would be misdirected.
+            !tls.is_passthrough() && own.is_none_or(|own| own.route.tls == *tls)
+        });
+        if below && !fits {
             return Err(TransactionError::NoTermination(key.clone()));
         }
     }

@@ -82,8 +82,8 @@ pub enum TransactionError {
     PathOfPassthrough(RouteKey),
     /// A route below a path whose host says nothing of how TLS ends.
     #[error(
-        "route {0} needs a route for the whole host with tls.terminate: TLS is agreed upon before \
-         a path is known"
+        "route {0} needs a route for the whole host with the same tls.terminate: TLS is agreed upon \
+         before a path is known"
     )]
     NoTermination(RouteKey),
     /// A field that means nothing for this kind of route.

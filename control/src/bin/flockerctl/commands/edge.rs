@@ -11,7 +11,7 @@ use flocker_api::{
     },
 };
 
-use super::{Cli, DEADLINE, now_ms};
+use super::{Cli, DEADLINE, certificate, now_ms};
 use crate::{
     args_edge::{Edge, EdgeVerb},
     failure::{Failure, Verdict},
@@ -53,6 +53,8 @@ pub(crate) async fn run(cli: &Cli<'_>, args: Edge) -> Result<Verdict, Failure> {
             let reply: ReloadReply = edge.post("/v1/reload", &(), UPGRADE_DEADLINE).await?;
             say(cli, &reply, || reloaded(&reply))
         }
+        EdgeVerb::Certificate(args) => certificate::run(cli, args).await,
+        EdgeVerb::Tickets(args) => certificate::tickets(cli, args).await,
         EdgeVerb::Log { filter } => {
             let now: LogFilter = match filter {
                 Some(filter) => edge.put("/v1/log", &LogFilter { filter }, DEADLINE).await?,

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod ca;
+pub(crate) mod certificate;
 pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod edge;
@@ -76,6 +77,11 @@ impl<'o> Cli<'o> {
         let local = || Endpoint::Unix(LOCAL_EDGE.into());
         let client = Client::new(self.edge.clone().unwrap_or_else(local), "edge");
         secure(client, self.tls.as_ref(), Role::Edge)
+    }
+
+    /// An edge at this endpoint.
+    pub(crate) fn edge_at(&self, endpoint: Endpoint) -> Client {
+        secure(Client::new(endpoint, "edge"), self.tls.as_ref(), Role::Edge)
     }
 
     /// The edges that route verbs are for.

@@ -82,6 +82,7 @@ fn route(present: Option<Route>, to: RouteTo) -> Route {
     route.on_move = to.on_move.unwrap_or(route.on_move);
     to.upstreams.apply(&mut route);
     to.http.apply(&mut route);
+    to.tls.apply(&mut route);
     route
 }
 

@@ -1,0 +1,198 @@
+//! `edge certificate` and `edge tickets`: TLS material of one edge, or of all that control knows.
+
+use std::{fs, io::Read, path::Path};
+
+use flocker_api::{
+    ErrorBody,
+    certificate::{
+        CertificateList, CertificateStatus, PutCertificate, PutTicketKey, TicketKey, TicketKeys,
+    },
+    client::{Client, Endpoint},
+    control::ClusterStatus,
+};
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use super::{Cli, DEADLINE, now_ms, route::report};
+use crate::{
+    args_tls::{Certificate, CertificateVerb, Tickets, TicketsVerb},
+    edges::Answer,
+    failure::{Failure, Verdict},
+};
+
+/// A certificate is nearly over when it is valid for fewer days than this.
+const SOON_DAYS: i64 = 14;
+/// Seconds of a day.
+const DAY_S: i64 = 24 * 60 * 60;
+
+/// `flockerctl edge certificate`
+pub(crate) async fn run(cli: &Cli<'_>, args: Certificate) -> Result<Verdict, Failure> {
+    match args.verb {
+        CertificateVerb::Ls => list(cli).await,
+        CertificateVerb::Set {
+            name,
+            certificate,
+            key,
+        } => {
+            let put = PutCertificate {
+                certificate: read(&certificate)?,
+                key: read(&key)?,
+            };
+            let path = format!("/v1/certificates/{name}");
+            let answers: Vec<Answer<CertificateStatus>> = each(cli, async |edge: Client| {
+                edge.put(&path, &put, DEADLINE).await
+            })
+            .await?;
+            done(cli, &answers, |status| {
+                format!("{name} serves {}", status.hosts.join(", "))
+            })
+        }
+        CertificateVerb::Rm { name } => {
+            let path = format!("/v1/certificates/{name}");
+            let answers: Vec<Answer<CertificateStatus>> = each(cli, async |edge: Client| {
+                edge.delete(&path, &(), DEADLINE).await
+            })
+            .await?;
+            done(cli, &answers, |_| format!("{name} removed"))
+        }
+    }
+}
+
+/// `flockerctl edge tickets`
+pub(crate) async fn tickets(cli: &Cli<'_>, args: Tickets) -> Result<Verdict, Failure> {
+    let TicketsVerb::Rotate = args.verb;
+    let mut key = [0; 32];
+    fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
+    let put = PutTicketKey {
+        key: TicketKey(key),
+    };
+    let answers: Vec<Answer<TicketKeys>> = each(cli, async |edge: Client| {
+        edge.put("/v1/tickets", &put, DEADLINE).await
+    })
+    .await?;
+    done(cli, &answers, |keys| {
+        let before = keys.previous.as_ref();
+        let before = before.map_or_else(String::new, |key| format!(", before it {key}"));
+        format!("tickets are sealed with key {}{before}", keys.current)
+    })
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// Asks the one edge, or all that control knows, each at its own admin API: private keys pass
+/// through nobody else.
+async fn each<A>(
+    cli: &Cli<'_>,
+    ask: impl AsyncFn(Client) -> Result<A, ErrorBody>,
+) -> Result<Vec<Answer<A>>, Failure> {
+    let edges = match &cli.edge {
+        Some(endpoint) => vec![(endpoint.to_string(), Ok(cli.one_edge()))],
+        None => {
+            let status: ClusterStatus = cli.control.get("/v2/status", DEADLINE).await?;
+            let known = status.edges.into_iter().map(|edge| {
+                let endpoint: Result<Endpoint, _> = edge.admin.parse();
+                let client = endpoint.map(|endpoint| cli.edge_at(endpoint));
+                (edge.name.to_string(), client)
+            });
+            known.collect()
+        }
+    };
+    let ask = &ask;
+    let asked = edges.into_iter().map(|(name, edge)| async move {
+        let result = match edge {
+            Ok(edge) => ask(edge).await,
+            Err(error) => {
+                let code = flocker_api::ErrorCode::InvalidRequest;
+                Err(ErrorBody::from_error(code, &error))
+            }
+        };
+        Answer::new(name, result)
+    });
+    Ok(join_all(asked).await)
+}
+
+fn done<A: Serialize>(
+    cli: &Cli<'_>,
+    answers: &[Answer<A>],
+    say: impl Fn(&A) -> String,
+) -> Result<Verdict, Failure> {
+    if cli.out.json {
+        cli.out.json(&answers)?;
+    } else {
+        for answer in answers {
+            if let Some(ok) = answer.ok() {
+                cli.out.line(&format!("{}: {}", answer.edge, say(ok)))?;
+            }
+        }
+    }
+    Ok(report(cli.out, answers))
+}
+
+async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
+    let answers: Vec<Answer<CertificateList>> = each(cli, async |edge: Client| {
+        edge.get("/v1/certificates", DEADLINE).await
+    })
+    .await?;
+    if cli.out.json {
+        cli.out.json(&answers)?;
+        return Ok(report(cli.out, &answers));
+    }
+    let now_s = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
+    let mut rows = Vec::new();
+    for answer in &answers {
+        for one in answer.ok().into_iter().flat_map(|list| &list.certificates) {
+            rows.push(vec![
+                answer.edge.clone(),
+                one.name.to_string(),
+                one.hosts.join(", "),
+                expiry(one.not_after_s, now_s),
+                one.file.as_ref().map_or_else(
+                    || "set, until it stops".to_owned(),
+                    |file| file.display().to_string(),
+                ),
+                one.problem.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    if rows.is_empty() && answers.iter().any(|answer| answer.ok().is_some()) {
+        cli.out.line("no certificates")?;
+    } else if !rows.is_empty() {
+        let header = ["EDGE", "NAME", "HOSTS", "EXPIRES", "FROM", "PROBLEM"];
+        cli.out.text(&cli.out.table(&header, rows))?;
+    }
+    Ok(report(cli.out, &answers))
+}
+
+/// The day on which a certificate ends, and how far that is where it is near.
+fn expiry(not_after_s: i64, now_s: i64) -> String {
+    let day = jiff::Timestamp::from_second(not_after_s)
+        .map_or_else(|_| "never".to_owned(), |at| at.strftime("%F").to_string());
+    let days = (not_after_s - now_s).div_euclid(DAY_S);
+    match days {
+        _ if not_after_s < now_s => format!("{day} (expired)"),
+        0 => format!("{day} (today)"),
+        1..SOON_DAYS => format!("{day} (in {days} d)"),
+        _ => day,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_to_expire_says_so() {
+        let now_s = 1_780_000_000;
+        for (after_s, expected) in [
+            (-1, "2026-05-28 (expired)"),
+            (3_600, "2026-05-28 (today)"),
+            (3 * DAY_S, "2026-05-31 (in 3 d)"),
+            (400 * DAY_S, "2027-07-02"),
+        ] {
+            assert_eq!(expiry(now_s + after_s, now_s), expected);
+        }
+    }
+}
