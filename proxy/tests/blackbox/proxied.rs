@@ -295,5 +295,16 @@ fn nginx_hears_of_the_client() {
         for _ in 0..2 {
             assert_eq!(client.ask(get("/")).text(), own.to_string());
         }
+        // A check begins with a header, too: of nobody.
+        let mut route = edge.show(KEY).route;
+        route.health = Some("http,status=204,interval_ms=20".parse().unwrap());
+        edge.apply(vec![Operation::Put { route }]).unwrap();
+        eventually("its answer is not what was asked for", || {
+            let reason = edge.show(KEY).upstreams[0].reason.clone()?;
+            reason.contains("it answered 200").then_some(())
+        });
+        let mut route = edge.show(KEY).route;
+        route.health = None;
+        edge.apply(vec![Operation::Put { route }]).unwrap();
     }
 }

@@ -429,3 +429,29 @@ fn a_session_waits_for_a_name_that_has_no_address_yet() {
     assert!(before.elapsed() >= Duration::from_millis(400) && before.elapsed() < PATIENCE);
     assert_eq!(edge.show(&key).unresolved.len(), 1);
 }
+
+#[test]
+fn a_safe_request_whose_upstream_breaks_off_goes_to_another() {
+    let edge = Edge::start();
+    let broken = Upstream::listen();
+    put(
+        &edge,
+        Route {
+            balance: Balance::InOrder,
+            ..route(KEY, &[broken.address, Upstream::serve("other")])
+        },
+    );
+    let mut client = Conn::connect(edge.http());
+    client.send(get("/"));
+    let mut served = broken.accept();
+    served.read_request();
+    drop(served);
+    assert_eq!(client.read_response().text(), "other");
+    // What is not safe is not sent twice.
+    client.send(post("/", "x"));
+    let mut served = broken.accept();
+    served.read_request();
+    drop(served);
+    assert_eq!(client.read_response().status(), 502);
+    assert_eq!(edge.show(KEY).upstreams[0].failed, 2);
+}

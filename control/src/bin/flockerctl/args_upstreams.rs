@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use flocker_api::{
     health::Health,
+    network::Network,
     route::{Route, RouteKey},
-    upstream::{Balance, UpstreamAddress},
+    upstream::{Balance, SendProxy, UpstreamAddress},
 };
 
 /// How a route uses its upstreams; what is not given stays as it is.
@@ -23,7 +24,31 @@ pub(crate) struct Upstreams {
     /// How long one that comes back takes to get its whole share
     #[arg(long, value_parser = super::args::duration, value_name = "DURATION")]
     slow_start: Option<Duration>,
+    /// Most requests and sessions that one has at once from an edge, 0 for any number; the others
+    /// wait in a line
+    #[arg(long, value_name = "N")]
+    connections_max: Option<u32>,
+    /// Most that wait in that line
+    #[arg(long, value_name = "N")]
+    pending_max: Option<u32>,
+    /// The PROXY header that tells them of the client: v1, v2 or none
+    #[arg(long, value_parser = send_proxy, value_name = "VERSION")]
+    send_proxy: Option<Header>,
+    /// The only networks whose clients are served, or all
+    #[arg(long, num_args = 1.., value_parser = networks, value_name = "NETWORK")]
+    allow: Vec<Networks>,
+    /// Networks whose clients are not served, or none
+    #[arg(long, num_args = 1.., value_parser = networks, value_name = "NETWORK")]
+    deny: Vec<Networks>,
 }
+
+/// A PROXY header, or none.
+#[derive(Debug, Clone)]
+struct Header(Option<SendProxy>);
+
+/// A network, or a word that clears the list.
+#[derive(Debug, Clone)]
+struct Networks(Option<Network>);
 
 /// A health check, or none.
 #[derive(Debug, Clone)]
@@ -40,6 +65,16 @@ impl Upstreams {
         }
         if let Some(slow_start) = self.slow_start {
             route.slow_start_ms = u64::try_from(slow_start.as_millis()).unwrap_or(u64::MAX);
+        }
+        route.connections_max = self.connections_max.unwrap_or(route.connections_max);
+        route.pending_max = self.pending_max.unwrap_or(route.pending_max);
+        if let Some(Header(version)) = self.send_proxy {
+            route.send_proxy = version;
+        }
+        for (list, typed) in [(&mut route.allow, self.allow), (&mut route.deny, self.deny)] {
+            if !typed.is_empty() {
+                *list = typed.into_iter().filter_map(|network| network.0).collect();
+            }
         }
     }
 }
@@ -66,6 +101,26 @@ fn health(text: &str) -> Result<Check, String> {
     let health: Result<Health, _> = text.parse();
     health
         .map(|health| Check(Some(health)))
+        .map_err(|error| error.to_string())
+}
+
+fn send_proxy(text: &str) -> Result<Header, String> {
+    if text == "none" {
+        return Ok(Header(None));
+    }
+    let version: Result<SendProxy, _> = text.parse();
+    version
+        .map(|version| Header(Some(version)))
+        .map_err(|error| error.to_string())
+}
+
+fn networks(text: &str) -> Result<Networks, String> {
+    if matches!(text, "all" | "none") {
+        return Ok(Networks(None));
+    }
+    let network: Result<Network, _> = text.parse();
+    network
+        .map(|network| Networks(Some(network)))
         .map_err(|error| error.to_string())
 }
 

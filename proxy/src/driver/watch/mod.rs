@@ -24,6 +24,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use self::check::Check;
 use super::edge::Edge;
 use crate::logic::{
     balance::{Answer, Set},
@@ -79,9 +80,10 @@ impl Watch {
 
     /// Whether a route's task may end: nothing of it is to be watched now, and the next change
     /// starts another.
-    fn is_over(&self, table: &Table, key: &RouteKey) -> bool {
+    fn is_over(&self, edge: &Edge, key: &RouteKey) -> bool {
         let mut routes = self.lock();
-        let over = !is_watched(table, key);
+        // Under the lock: whoever publishes a table comes for it afterwards.
+        let over = !is_watched(&edge.table(), key);
         if over {
             routes.remove(key);
         }
@@ -101,7 +103,7 @@ async fn watch(edge: Weak<Edge>, key: RouteKey, news: Arc<Notify>) {
         {
             let Some(edge) = edge.upgrade() else { return };
             // Taken anew each time: whoever changes the table tells us afterwards.
-            if edge.watch().is_over(&edge.table(), &key) {
+            if edge.watch().is_over(&edge, &key) {
                 return;
             }
             let table = edge.table();
@@ -127,7 +129,10 @@ async fn watch(edge: Weak<Edge>, key: RouteKey, news: Arc<Notify>) {
                     None => continue,
                 };
                 let all = Instant::now() >= check_at || checked.as_ref() != Some(health);
-                check(&key, health, &set, all).await;
+                match Check::new(&entry.route, health, edge.material()) {
+                    Ok(asked) => check(&key, &asked, &set, all).await,
+                    Err(error) => tracing::error!(%key, %error, "cannot check its upstreams"),
+                }
                 if all {
                     check_at = Instant::now() + jittered(Duration::from_millis(health.interval_ms));
                 }
@@ -178,12 +183,12 @@ async fn resolve(before: &[Answer]) -> Vec<Answer> {
 }
 
 /// Checks all upstreams at once, or those of which nothing is known yet.
-async fn check(key: &RouteKey, health: &Health, set: &Set, all: bool) {
+async fn check(key: &RouteKey, check: &Check, set: &Set, all: bool) {
     let mut asked = JoinSet::new();
     for member in set.members().filter(|member| all || !member.is_checked()) {
-        let (member, health) = (Arc::clone(member), health.clone());
+        let (member, check) = (Arc::clone(member), check.clone());
         asked.spawn(async move {
-            let answer = check::ask(&health, member.address()).await;
+            let answer = check.ask(member.address()).await;
             (member, answer)
         });
     }
@@ -192,7 +197,7 @@ async fn check(key: &RouteKey, health: &Health, set: &Set, all: bool) {
             continue;
         };
         let reason = answer.as_ref().err().cloned().unwrap_or_default();
-        let streaks = (health.rise, health.fall);
+        let streaks = check.streaks();
         let upstream = member.address();
         match member.checked(answer, streaks, std::time::Instant::now()) {
             Some(true) => tracing::info!(%key, %upstream, "an upstream is well again"),

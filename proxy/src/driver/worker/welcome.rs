@@ -218,7 +218,7 @@ pub(super) fn header(slot: &Slot, version: SendProxy) -> Vec<u8> {
     };
     let facts = Facts {
         authority: slot.session.server_name(),
-        alpn: None,
+        alpn: slot.session.alpn(),
     };
     let mut header = Vec::new();
     proxy_header::write(version, &ends, &facts, &mut header);

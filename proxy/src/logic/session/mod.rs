@@ -648,7 +648,17 @@ impl Session {
     pub fn server_name(&self) -> Option<&str> {
         match self {
             Self::Opaque(session) => session.server_name(),
-            Self::Http(_) | Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
+            Self::Http(session) => session.secured()?.server_name(),
+            Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
+        }
+    }
+
+    /// The protocol that TLS has agreed on with the client, if it ends here.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Http(session) => session.secured()?.agreed.protocol.as_deref(),
+            Self::Opaque(_) | Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
         }
     }
 

@@ -65,6 +65,15 @@ pub struct Secured {
 }
 
 impl Secured {
+    /// The name that was asked for, unless only its domain is known.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        match &self.offer.hosts {
+            HostPattern::Exact(name) => Some(name.as_str()),
+            HostPattern::Wildcard(_) => None,
+        }
+    }
+
     /// Whether a request for `host` and `path` does not belong on this connection.
     #[must_use]
     pub fn is_misdirected(&self, table: &Table, host: &str, path: &str) -> bool {

@@ -310,6 +310,26 @@ fn details(out: &Output, edge: &str, status: &RouteStatus) -> String {
         let slow_start = human::setting_ms(status.route.slow_start_ms);
         lines.push(("starts in", slow_start));
     }
+    if status.route.connections_max > 0 {
+        let (most, line) = (status.route.connections_max, status.route.pending_max);
+        lines.push((
+            "at most",
+            format!(
+                "{} at each, {} in line",
+                human::count(most.into()),
+                human::count(line.into())
+            ),
+        ));
+    }
+    if let Some(version) = status.route.send_proxy {
+        lines.push(("told by", format!("PROXY {version}")));
+    }
+    for (name, networks) in [("allow", &status.route.allow), ("deny", &status.route.deny)] {
+        if !networks.is_empty() {
+            let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+            lines.push((name, networks.join(", ")));
+        }
+    }
     let (key, edge) = (status.route.key.to_string(), edge.to_owned());
     let mut text = format!("{} on {edge}\n", out.paint(Paint::Strong, &key));
     for (name, value) in lines {

@@ -418,7 +418,7 @@ impl Session {
             visit.again();
         }
         cx.act(Action::DropUpstream);
-        let dial = Dial::new(cx.now, cx.limits.connect_hold);
+        let mut dial = Dial::new(cx.now, cx.limits.connect_hold);
         let Exchange {
             admission,
             mut request,
@@ -426,6 +426,13 @@ impl Session {
             ..
         } = exchange;
         request.retried |= !reused;
+        if !reused {
+            // On a new connection it is the upstream that has failed: another one, if there is.
+            upstream_failed(&admission, cx);
+            if let Some(lease) = admission.lease().filter(|lease| lease.has_others()) {
+                dial.tried.add(lease.place());
+            }
+        }
         self.connect_again(admission, dial, request, cx);
     }
 
