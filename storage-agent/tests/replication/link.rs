@@ -1,8 +1,13 @@
-//! What a link is held to, and what is told of it meanwhile.
+//! What a link is held to, what is told of it meanwhile, and what a doctor finds.
 
 use std::{fs, time::Duration};
 
-use flocker_storage_agent::driver::transport::TransferLimits;
+use flocker_api::doctor::{DoctorRequest, Level};
+use flocker_storage_agent::driver::{
+    doctor::{Patient, examine},
+    transport::TransferLimits,
+    volumes::StorageConfig,
+};
 use tokio::time::Instant;
 
 use crate::bed::Bed;
@@ -49,4 +54,26 @@ pub async fn a_transfer_keeps_to_its_rate_and_tells_it(bed: &mut Bed) {
     assert_eq!(told.peer.as_str(), "b");
     let rate = told.bytes_per_second;
     assert!(rate > 0 && rate < 5 * MIB, "{told:?}");
+}
+
+/// A node on a real file system has nothing broken, and knows its pool by name.
+pub async fn a_sound_node_is_found_sound(bed: &mut Bed) {
+    let a = &bed.a;
+    a.create("notes").await;
+    let config = a.config();
+    let patient = Patient {
+        node: &a.name,
+        storage: &config,
+        volumes: &a.volumes,
+        runtime: None,
+        fence: None,
+    };
+    let diagnosis = examine(&patient, &DoctorRequest::default()).await;
+    assert_ne!(diagnosis.level(), Level::Fail, "{diagnosis}");
+    if let StorageConfig::Zfs { pool, .. } = &config {
+        let found = diagnosis.findings.iter().find(|one| one.check == "pool");
+        assert_eq!(found.unwrap().found, format!("{pool} is ONLINE"));
+        let space = diagnosis.findings.iter().find(|one| one.check == "space");
+        assert_eq!(space.unwrap().level, Level::Ok, "{diagnosis}");
+    }
 }

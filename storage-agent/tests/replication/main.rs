@@ -85,7 +85,8 @@ stories! {
     fence:
     a_lapsed_lease_takes_the_volumes_away;
     link:
-    a_transfer_keeps_to_its_rate_and_tells_it;
+    a_transfer_keeps_to_its_rate_and_tells_it,
+    a_sound_node_is_found_sound;
 }
 
 #[test]
