@@ -89,6 +89,14 @@ fn diagnosis(node: &NodeName, findings: Vec<Finding>) -> Diagnosis {
 async fn storage(patient: &Patient<'_>) -> Vec<Finding> {
     let status = patient.volumes.storage().status().await;
     let mut findings = doctor::storage(&status);
+    let doubt = patient.volumes.storage().doubt();
+    findings.extend(doubt.map(|doubt| {
+        Finding::warn(
+            "version",
+            doubt,
+            "upgrade it, and scrub the pool afterwards",
+        )
+    }));
     match patient.storage {
         StorageConfig::Zfs { pool, .. } => match super::zfs::pool_state(pool).await {
             Ok(listed) => findings.extend(doctor::pool(pool, &listed)),

@@ -189,6 +189,14 @@ impl Storage {
         each!(self, s => s.status())
     }
 
+    /// What is known against this version of the file system, if anything is.
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        match self {
+            Self::Zfs(zfs) => zfs.doubt(),
+            Self::Directory(_) => None,
+        }
+    }
+
     pub(crate) async fn list(&self) -> Result<Vec<LocalCopy>, VolumeError> {
         each!(self, s => s.list())
     }

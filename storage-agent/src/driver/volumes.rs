@@ -418,8 +418,9 @@ impl Volumes {
             return Ok(false);
         }
         entry.forget();
-        self.storage().promote(&copy, epoch).await?;
-        Ok(true)
+        let promoted = self.storage().promote(&copy, epoch).await;
+        entry.forget();
+        promoted.map(|()| true)
     }
 
     /// Where a volume is mounted now.

@@ -121,6 +121,10 @@ impl Zfs {
         self.capabilities.kind
     }
 
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        self.capabilities.doubt.as_deref()
+    }
+
     pub(crate) async fn status(&self) -> StorageStatus {
         let get = ["get", "-Hp", "-o", "value", "available", &self.parent];
         let (available_bytes, problem) = match zfs(&get).await {
