@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     for operation in transaction.operations.iter().rev().take(1) {
         match operation {
             Operation::Remove { key } => assert!(table.get(key).is_none()),
-            Operation::Drain { .. } => {}
+            Operation::Drain { key, .. } => assert!(table.get(key).is_some()),
             Operation::Add { route } | Operation::Set { route } | Operation::Put { route } => {
                 assert_eq!(&table.get(&route.key).expect("it was added").route, route);
             }
