@@ -44,6 +44,24 @@ pub fn on_directories(story: Story) {
     drop(place);
 }
 
+/// Tells a story on directories of which the receiver's has a small disk for itself, which is
+/// mounted in a namespace; `test` is the name of the calling test.
+pub fn on_a_small_disk(test: &str, mib: u32, story: Story) {
+    enclosed(test, || {
+        let place = tempfile::tempdir().unwrap();
+        let config = |name: &str| StorageConfig::Directory {
+            root: place.path().join(name),
+            mount_root: None,
+        };
+        let disk = place.path().join("b");
+        fs::create_dir(&disk).unwrap();
+        let (size, disk) = (format!("size={mib}m"), disk.to_str().unwrap());
+        run("mount", &["-t", "tmpfs", "-o", &size, "none", disk]);
+        tell([config("a"), config("b")], None, story);
+        run("umount", &[disk]);
+    });
+}
+
 /// Tells a story on ZFS; `test` is the name of the calling test.
 pub fn on_zfs(test: &str, story: Story) {
     enclosed(test, || {

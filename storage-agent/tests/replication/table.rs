@@ -15,7 +15,7 @@ use flocker_storage_agent::driver::transport::TransferLimits;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    bed::{Bed, Dice, Node, fill, impatient},
+    bed::{Bed, Dice, Node, fill, impatient, on_a_small_disk},
     pools::{FileSystem, Pools, run, until},
     stories::{code, stuck},
 };
@@ -264,4 +264,21 @@ fn rename_snapshot(node: &Node, id: VolumeId, from: &str, to: &str) {
         let snapshots = node.place(id).join("snapshots");
         fs::rename(snapshots.join(from), snapshots.join(to)).unwrap();
     }
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_nothing_is_left() {
+    let name = "table::a_full_disk_is_told_apart_and_nothing_is_left";
+    on_a_small_disk(name, 64, |bed| Box::pin(a_full_disk(bed)));
+}
+
+async fn a_full_disk(bed: &mut Bed) {
+    let (id, acknowledged) = replicated(bed, &mut Dice(30)).await;
+    let big = bed.a.path(id).await.join("too-big");
+    fs::write(&big, Dice(31).bytes(70 << 20)).unwrap();
+    let refused = bed.a.replicate(id, 1, &bed.b).await;
+    assert_eq!(code(refused), ErrorCode::NoSpace);
+    assert_eq!(bed.b.snapshots(id).await, [acknowledged]);
+    fs::remove_file(&big).unwrap();
+    bed.is_made_good(&bed.a, &bed.b, id, 1).await;
 }

@@ -199,6 +199,13 @@ impl Places {
         Ok(())
     }
 
+    /// Removes what was begun and failed.
+    fn drop_incoming(&self, id: VolumeId) {
+        if let Err(error) = tree::remove(&self.incoming(id)) {
+            tracing::warn!(volume = %id, %error, "what was begun of a snapshot stays for now");
+        }
+    }
+
     /// An empty `incoming`.
     fn clean(&self, id: VolumeId) -> Result<PathBuf, VolumeError> {
         let incoming = self.incoming(id);
@@ -355,7 +362,11 @@ impl Directory {
         let name = name.to_owned();
         self.work(move |places| {
             let incoming = places.clean(id)?;
-            tree::copy(&places.data(id), &incoming.join("tree"))?;
+            let copied = tree::copy(&places.data(id), &incoming.join("tree"));
+            if copied.is_err() {
+                places.drop_incoming(id);
+            }
+            copied?;
             places.commit(id, &name, random_guid()).map(Some)
         })
         .await

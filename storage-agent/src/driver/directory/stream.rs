@@ -212,9 +212,17 @@ impl Receiving {
     pub(super) fn start(places: Arc<Places>, stamp: Stamp, from: Option<Guid>, to: String) -> Self {
         let (chunks, receiver) = mpsc::channel(QUEUE);
         let taker = tokio::task::spawn_blocking(move || {
-            let tree = places.start(&stamp, from)?;
-            let guid = take(Chunks::new(receiver), &mut Applier::new(&tree))?;
-            places.end(&stamp, &to, guid)
+            let taking = || {
+                let tree = places.start(&stamp, from)?;
+                let guid = take(Chunks::new(receiver), &mut Applier::new(&tree))?;
+                places.end(&stamp, &to, guid)
+            };
+            let taken = taking();
+            if taken.is_err() {
+                // At once: on a full disk nothing else could be written either.
+                places.drop_incoming(stamp.id);
+            }
+            taken
         });
         Self { chunks, taker }
     }
