@@ -169,7 +169,9 @@ impl Worker {
         self.counters.h2_streams.inc();
         let until = self.now + self.limits.session.head_timeout;
         let session = Session::Http(Box::new(
-            http::Session::begin(scheme, until).with_secured(carrier.secured.clone()),
+            http::Session::begin(scheme, until)
+                .of_http2()
+                .with_secured(carrier.secured.clone()),
         ));
         let mut slot = Slot::new(session, conn, carrier.client, self.serial);
         slot.local = carrier.local.or_else(|| carrier.downstream.local());

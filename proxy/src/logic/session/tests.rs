@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     logic::{
-        access::{Cause, Phase, Record},
+        access::{Cause, Phase, Protocol, Record},
         balance::Ejection,
         gate::{Bell, Call, Gate, Quiet, Seat},
         http::{
@@ -654,6 +654,20 @@ fn a_request_leaves_one_record_with_its_times_and_bytes() {
     assert_eq!(record.words.route, "http:notes.demo");
     assert!(record.bytes_down >= OK.len() as u64 && record.bytes_up >= GET.len() as u64);
     assert_eq!(rig.records.len(), 1);
+}
+
+#[test]
+fn a_record_says_that_its_request_came_as_a_stream_of_http2() {
+    let mut rig = Rig::new();
+    rig.with_cx(|_, cx| {
+        let session = http::Session::new(Scheme::Http, cx).of_http2();
+        Some(Session::Http(Box::new(session)))
+    });
+    rig.event(Event::Bytes(
+        DOWN,
+        b"GET / HTTP/1.1\r\nHost: nobody.demo\r\n\r\n",
+    ));
+    assert_eq!(rig.records[0].protocol, Protocol::Http2);
 }
 
 #[test]

@@ -58,6 +58,8 @@ const HEAD_READ: usize = 8 << 10;
 #[derive(Debug)]
 pub struct Session {
     scheme: Scheme,
+    /// What the client speaks, for the log.
+    protocol: Protocol,
     /// What is known of the TLS that it came through.
     secured: Option<Arc<Secured>>,
     /// Where the request at hand leads.
@@ -127,6 +129,7 @@ impl Session {
     pub fn begin(scheme: Scheme, until: Instant) -> Self {
         Self {
             scheme,
+            protocol: Protocol::Http1,
             secured: None,
             key: Key::Tcp(0),
             ahead: Vec::new(),
@@ -136,6 +139,15 @@ impl Session {
             draining: false,
             visit: None,
             fresh: true,
+        }
+    }
+
+    /// The same session, as a stream of an HTTP/2 connection: the log says so.
+    #[must_use]
+    pub fn of_http2(self) -> Self {
+        Self {
+            protocol: Protocol::Http2,
+            ..self
         }
     }
 
@@ -329,13 +341,19 @@ impl Session {
             return;
         };
         let began = until.checked_sub(cx.limits.head_timeout);
-        let mut visit = cx.visit(Protocol::Http1, began.unwrap_or(cx.now));
-        let words = cx.access.wanted.then(|| match head {
-            Some(head) => {
-                let bytes = &self.ahead[..head.head_bytes];
-                Words::of_head(bytes, head.path(bytes), head.host.as_str())
+        let mut visit = cx.visit(self.protocol, began.unwrap_or(cx.now));
+        let words = cx.access.wanted.then(|| {
+            let mut words = match head {
+                Some(head) => {
+                    let bytes = &self.ahead[..head.head_bytes];
+                    Words::of_head(bytes, head.path(bytes), head.host.as_str())
+                }
+                None => Words::default(),
+            };
+            if let Some(secured) = &self.secured {
+                words.tls.clone_from(&secured.agreed.suite);
             }
-            None => Words::default(),
+            words
         });
         visit.headed(cx.now, words);
         self.visit = Some(visit);
