@@ -5,7 +5,7 @@ use std::time::Duration;
 use flocker_api::{
     health::Health,
     network::Network,
-    route::{Route, RouteKey},
+    route::{Route, RouteKey, UpstreamProtocol},
     upstream::{Balance, SendProxy, UpstreamAddress},
 };
 
@@ -40,6 +40,10 @@ pub(crate) struct Upstreams {
     /// Networks whose clients are not served, or none
     #[arg(long, num_args = 1.., value_parser = networks, value_name = "NETWORK")]
     deny: Vec<Networks>,
+    /// What is spoken with them: http1 (default) or h2, where requests share a connection (in
+    /// clear by prior knowledge, over TLS by ALPN)
+    #[arg(long, value_parser = protocol, value_name = "http1|h2")]
+    upstream_protocol: Option<UpstreamProtocol>,
 }
 
 /// A PROXY header, or none.
@@ -62,6 +66,9 @@ impl Upstreams {
         }
         if let Some(Check(health)) = self.health {
             route.health = health;
+        }
+        if let Some(protocol) = self.upstream_protocol {
+            route.upstream_protocol = protocol;
         }
         if let Some(slow_start) = self.slow_start {
             route.slow_start_ms = u64::try_from(slow_start.as_millis()).unwrap_or(u64::MAX);
@@ -92,6 +99,14 @@ pub(crate) struct Drained {
 fn balance(text: &str) -> Result<Balance, String> {
     let balance: Result<Balance, _> = text.parse();
     balance.map_err(|error| error.to_string())
+}
+
+fn protocol(text: &str) -> Result<UpstreamProtocol, &'static str> {
+    match text {
+        "http1" => Ok(UpstreamProtocol::Http1),
+        "h2" => Ok(UpstreamProtocol::H2),
+        _ => Err("write http1 or h2"),
+    }
 }
 
 fn health(text: &str) -> Result<Check, String> {

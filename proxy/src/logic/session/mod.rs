@@ -14,6 +14,9 @@
 
 pub mod crowd;
 pub mod dial;
+#[cfg(not(flocker_loom))]
+#[cfg(test)]
+mod h2_tests;
 pub mod http;
 pub mod opaque;
 pub mod preface;

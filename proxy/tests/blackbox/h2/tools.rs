@@ -19,10 +19,14 @@ pub(super) fn has(program: &str) -> bool {
         .iter()
         .any(|folder| Path::new(folder).join(program).exists());
     if !there {
-        let text = format!("not run: {program} is not installed (scripts/packages)\n");
-        std::io::stderr().write_all(text.as_bytes()).unwrap();
+        say_missing(program);
     }
     there
+}
+
+pub(super) fn say_missing(program: &str) {
+    let text = format!("not run: {program} is not installed (scripts/packages)\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
 fn curl(edge: &Edge, arguments: &[&str]) -> Output {

@@ -16,9 +16,10 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::{
     client::{Client, Raw, frame, get, get_frame, post},
-    tools::has,
+    tools::{has, say_missing},
 };
 use crate::harness::{Conn, Edge, PATIENCE, Upstream, eventually, get as get1, hold};
+use crate::terminated::{Authority, put_route};
 
 const KEY: &str = "http:a.test";
 
@@ -472,4 +473,88 @@ fn nghttpd_serves_files_through_the_edge_to_both_kinds_of_clients() {
     raw.send(get_frame(1, "a.test"));
     // :status 404 is in the static table: there is no index.
     assert_eq!(raw.next_of(1).payload.first(), Some(&0x8d));
+}
+
+#[test]
+fn grpc_works_from_end_to_end() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/blackbox/h2/grpc.py");
+    let has_grpc = Command::new("python3").args(["-c", "import grpc"]).output();
+    if !has_grpc.is_ok_and(|output| output.status.success()) {
+        say_missing("python3-grpcio");
+        return;
+    }
+    let edge = Edge::start();
+    let address = crate::harness::nobody();
+    let command = Command::new("python3")
+        .args([script, "serve", &address.port().to_string()])
+        .stdin(Stdio::null())
+        .spawn();
+    let _program = Program(command.unwrap());
+    // The first call waits at the edge until the service is up.
+    route(&edge, &[address]);
+    let output = Command::new("python3")
+        .args([script, "ask", &edge.http().to_string(), "a.test"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "ok\n",
+        "{output:?}"
+    );
+}
+
+#[test]
+fn nginx_is_spoken_to_in_http2_over_tls_and_who_cannot_is_not() {
+    let authority = Authority::new("office");
+    authority.write("up", &["up.internal"]);
+    let tables = format!(
+        "[tls.authorities]\noffice = {:?}\n",
+        authority.path("ca.pem")
+    );
+    let edge = Edge::start_with_tables(&tables, "connect_hold_ms = 100", 1);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display();
+    let (good, bad) = (crate::harness::nobody(), crate::harness::nobody());
+    let (certificate, key) = (authority.path("up.pem"), authority.path("up.key"));
+    let config = format!(
+        "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; client_body_temp_path {path}/a; proxy_temp_path {path}/b;\n\
+         fastcgi_temp_path {path}/c; uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;\n\
+         ssl_certificate {certificate}; ssl_certificate_key {key};\n\
+         server {{ listen {good} ssl http2; location / {{ return 200 \"$server_protocol\"; }} }}\n\
+         server {{ listen {bad} ssl; location / {{ return 200 \"$server_protocol\"; }} }} }}\n"
+    );
+    let file = folder.path().join("nginx.conf");
+    std::fs::write(&file, config).unwrap();
+    let command = Command::new("/usr/sbin/nginx")
+        .arg("-c")
+        .arg(&file)
+        .args(["-p", &path.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let _program = Program(command.unwrap());
+    eventually("nginx listens", || std::net::TcpStream::connect(bad).ok());
+    let lead = |to: SocketAddr| {
+        put_route(
+            &edge,
+            &format!(
+                r#"{{"key":"{KEY}","upstreams":["{to}"],"upstream_protocol":"h2",
+                    "upstream_tls":{{"server_name":"up.internal","ca":"office"}}}}"#
+            ),
+        );
+    };
+    lead(good);
+    let mut plain = Conn::connect(edge.http());
+    for _ in 0..3 {
+        assert_eq!(plain.ask(get1("/")).text(), "HTTP/2.0");
+    }
+    let mut client = Client::connect(edge.http());
+    let asked = client.get("a.test", "/");
+    assert_eq!(client.answer(asked).unwrap().text(), "HTTP/2.0");
+    assert!(edge.metrics().contains("\nflocker_edge_connects_total 1\n"));
+    lead(bad);
+    assert_eq!(plain.ask(get1("/")).status(), 502);
 }

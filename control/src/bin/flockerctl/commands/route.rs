@@ -6,7 +6,7 @@ use flocker_api::{
     ErrorBody, ErrorCode,
     edge::{RouteStatus, RouteTable, UpstreamState},
     gate::{GateState, HoldLimits, HoldReport, PauseRequest, ResumeReply, ResumeRequest, Token},
-    route::{OnMove, Operation, Route, RouteKey, Transaction},
+    route::{OnMove, Operation, Route, RouteKey, Transaction, UpstreamProtocol},
     upstream::{Balance, Upstream},
 };
 use serde::Serialize;
@@ -238,6 +238,9 @@ fn leads_to(route: &Route) -> String {
     let mut text = upstreams.join(", ");
     if route.balance != Balance::default() {
         text.push_str(&format!(" ({})", route.balance));
+    }
+    if route.upstream_protocol == UpstreamProtocol::H2 {
+        text.push_str(" (h2)");
     }
     if route.on_move == OnMove::Wait {
         text.push_str(" (on move: wait)");
