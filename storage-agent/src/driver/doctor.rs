@@ -119,7 +119,9 @@ fn free(root: &Path) -> Finding {
             "see to the file system of storage.root",
         ),
         Ok(fs) => {
-            let percent = 100 - fs.f_bavail * 100 / fs.f_blocks.max(1);
+            // As df(1) counts: what is kept for root is neither used nor free.
+            let used = fs.f_blocks.saturating_sub(fs.f_bfree);
+            let percent = used * 100 / (used + fs.f_bavail).max(1);
             let found = format!("{} is {percent} % full", root.display());
             match percent {
                 95.. => Finding::fail("space", found, "free some"),

@@ -69,7 +69,12 @@ pub async fn a_sound_node_is_found_sound(bed: &mut Bed) {
         fence: None,
     };
     let diagnosis = examine(&patient, &DoctorRequest::default()).await;
-    assert_ne!(diagnosis.level(), Level::Fail, "{diagnosis}");
+    // How full the machine's own disk is, is not this node's doing.
+    let theirs =
+        |check: &str| check == "space" && matches!(config, StorageConfig::Directory { .. });
+    let mut findings = diagnosis.findings.iter();
+    let broken = findings.find(|one| one.level == Level::Fail && !theirs(&one.check));
+    assert_eq!(broken, None, "{diagnosis}");
     if let StorageConfig::Zfs { pool, .. } = &config {
         let found = diagnosis.findings.iter().find(|one| one.check == "pool");
         assert_eq!(found.unwrap().found, format!("{pool} is ONLINE"));

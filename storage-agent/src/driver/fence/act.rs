@@ -86,7 +86,8 @@ impl Target {
         !matches!(poll(&mut end, Some(&at_once)), Ok(ready) if ready > 0)
     }
 
-    fn lives(&self) -> bool {
+    /// Whether anything of it does.
+    pub(super) fn lives(&self) -> bool {
         let procs = self.cgroup.as_ref().map(|path| path.join("cgroup.procs"));
         let kin = procs.and_then(|path| fs::read_to_string(path).ok());
         self.leader_lives() || kin.is_some_and(|kin| !kin.trim().is_empty())

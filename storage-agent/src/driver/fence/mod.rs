@@ -225,19 +225,20 @@ impl Fence {
         self.shared.targets.store(Arc::new(targets));
     }
 
-    /// These are all containers: the fence knows those that run and no others.
+    /// These containers were found. One that the fence knows and that lives is kept all the
+    /// same: the list may have been read before its start.
     pub fn sync(&self, containers: &[Container]) {
         let _one_at_a_time = lock(&self.shared.changing);
         let known = self.shared.targets.load();
-        let kept = |container: &Container| {
-            let same = |target: &&Arc<Target>| Some(target.pid()) == container.pid;
-            known.iter().find(same).cloned()
-        };
-        let targets = containers
-            .iter()
-            .filter(|container| container.pid.is_some())
-            .filter_map(|container| kept(container).or_else(|| self.target(container)));
-        self.shared.targets.store(Arc::new(targets.collect()));
+        let living = known.iter().filter(|target| target.lives());
+        let mut targets: Vec<_> = living.cloned().collect();
+        for container in containers {
+            let known = |target: &Arc<Target>| Some(target.pid()) == container.pid;
+            if !targets.iter().any(known) {
+                targets.extend(self.target(container));
+            }
+        }
+        self.shared.targets.store(Arc::new(targets));
     }
 
     fn others(&self, app: &AppName) -> Vec<Arc<Target>> {

@@ -166,6 +166,18 @@ fn an_app_that_comes_up_too_late_is_swept_away() {
 }
 
 #[test]
+fn a_list_that_was_read_before_a_start_forgets_nobody() {
+    let bed = Bed::new();
+    let fence = Fence::start(bed.config()).unwrap();
+    let mut app = App::start();
+    fence.watch(&app.container());
+    fence.sync(&[]);
+    grant(&fence, Duration::from_millis(400)).unwrap();
+    assert!(app.end().is_some());
+    fence.end();
+}
+
+#[test]
 fn what_no_container_is_and_writes_all_the_same_is_ended_too() {
     let bed = Bed::new();
     let (data, mounts) = (
