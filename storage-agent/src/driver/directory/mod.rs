@@ -13,15 +13,11 @@
 //! device files are left out; extended attributes are not kept.
 
 mod changes;
+mod files;
 mod stream;
 mod tree;
 
-use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt, symlink},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, os::unix::fs::symlink, path::PathBuf, sync::Arc};
 
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
@@ -29,9 +25,10 @@ use flocker_api::{
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use self::changes::changes;
+use self::files::{make_dir, names, read_json, write_json};
 pub(super) use self::stream::{Receiving, Sending};
 use super::storage::{LocalCopy, Stamp};
 use crate::{error::VolumeError, logic::schedule::Sight};
@@ -572,52 +569,4 @@ fn random_guid() -> Guid {
     // Both halves, because each has a few bits that are not random.
     let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
     Guid(high ^ low)
-}
-
-fn make_dir(path: &Path, mode: u32) -> Result<(), VolumeError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|e| VolumeError::io(format!("cannot make directory {}", path.display()), e))
-}
-
-fn names(directory: &Path) -> Result<Vec<String>, VolumeError> {
-    let read = |e| VolumeError::io(format!("cannot list {}", directory.display()), e);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(read)? {
-        // What is not text is not ours.
-        names.extend(entry.map_err(read)?.file_name().into_string().ok());
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, VolumeError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(VolumeError::io(
-                format!("cannot read {}", path.display()),
-                error,
-            ));
-        }
-    };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|e| VolumeError::Command(format!("{} is damaged: {e}", path.display())))
-}
-
-/// Replaces a file as a whole, also against a crash.
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), VolumeError> {
-    let text = serde_json::to_vec_pretty(value)
-        .expect("records have string keys and no failing serializer");
-    let new = path.with_extension("new");
-    let write = || {
-        fs::write(&new, &text)?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|e| VolumeError::io(format!("cannot write {}", path.display()), e))
 }
