@@ -14,7 +14,6 @@ use flocker_api::{
 };
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
-    crypto::CryptoProvider,
     pki_types::CertificateDer,
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::{TLS12, TLS13},
@@ -42,10 +41,7 @@ struct Authority {
 }
 
 impl Authorities {
-    pub(super) fn load(
-        files: &BTreeMap<AuthorityName, PathBuf>,
-        _provider: &CryptoProvider,
-    ) -> Result<Self, TlsError> {
+    pub(super) fn load(files: &BTreeMap<AuthorityName, PathBuf>) -> Result<Self, TlsError> {
         let mut named = BTreeMap::new();
         for (name, path) in files {
             let bad = |source| TlsError::File {

@@ -173,7 +173,7 @@ impl Material {
         Ok(Self {
             store: Arc::new(ArcSwap::from_pointee(sources.store())),
             tickets: Arc::new(tickets),
-            authorities: Authorities::load(&config.authorities, &provider)?,
+            authorities: Authorities::load(&config.authorities)?,
             config: config.clone(),
             sources: Mutex::new(sources),
             provider,
