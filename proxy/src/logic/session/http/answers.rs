@@ -106,11 +106,11 @@ impl Session {
         }
         self.location = location;
         self.answer(status, request, true, cx);
-        self.location = Vec::new();
     }
 
     fn reply(&mut self, status: u16, request: Option<&Request>, close: bool, cx: &mut Cx<'_>) {
         let policy = &cx.limits.policy;
+        let location = std::mem::take(&mut self.location);
         let found = self.key.find(cx.tables.current());
         let about = About {
             status,
@@ -123,7 +123,7 @@ impl Session {
         let reply = Reply {
             about,
             retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
-            location: (!self.location.is_empty()).then_some(&self.location[..]),
+            location: (!location.is_empty()).then_some(&location[..]),
             close,
             head_only: request.is_some_and(|request| request.head.method == Method::Head),
         };

@@ -72,6 +72,8 @@ pub struct Session {
     state: State,
     /// Where the answer under way redirects to; empty if it does not.
     location: Vec<u8>,
+    /// There may be another request in `ahead`.
+    pipelined: bool,
     /// The edge is stopping: no further request on this connection.
     draining: bool,
     /// The request's, until it is over.
@@ -136,6 +138,7 @@ impl Session {
             state: State::Reading { until },
             growth: Growth::default(),
             location: Vec::new(),
+            pipelined: false,
             draining: false,
             visit: None,
             fresh: true,
@@ -165,6 +168,15 @@ impl Session {
 
     /// See [`super::Session::handle`].
     pub fn handle(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
+        self.step(event, cx);
+        // One after the other, and not one within the other: a client may have pipelined
+        // thousands that the edge answers by itself.
+        while std::mem::take(&mut self.pipelined) {
+            self.parse(cx);
+        }
+    }
+
+    fn step(&mut self, event: Event<'_>, cx: &mut Cx<'_>) {
         if let Event::Drain | Event::Retire = event {
             self.draining = true;
         }
@@ -469,7 +481,7 @@ impl Session {
             self.state = State::Reading {
                 until: cx.now + cx.limits.head_timeout,
             };
-            self.parse(cx);
+            self.pipelined = true;
         }
     }
 

@@ -327,6 +327,23 @@ fn a_redirect_keeps_host_path_and_query_and_drops_the_port() {
     assert!(rig.written(DOWN).starts_with("HTTP/1.1 308 "));
 }
 
+#[test]
+fn thousands_of_pipelined_requests_are_answered_one_after_the_other() {
+    let stray = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut rig = Rig::http();
+    // Each within the one before would be a stack of thousands.
+    rig.event(Event::Bytes(DOWN, &stray.repeat(3000)));
+    assert_eq!(rig.written(DOWN).matches("HTTP/1.1 404 ").count(), 3000);
+
+    // What is said to one is not said to the next.
+    let redirect = Redirect::new(308).unwrap();
+    let mut rig = Rig::http().with_route(|route| route.redirect_https = Some(redirect));
+    rig.event(Event::Bytes(DOWN, &[GET, stray, GET].concat()));
+    let said = rig.written(DOWN);
+    assert_eq!(said.matches("HTTP/1.1 308 ").count(), 2);
+    assert_eq!(said.matches("\r\nLocation: ").count(), 2, "{said}");
+}
+
 const CONNECT: &[u8] = b"CONNECT notes.demo:22 HTTP/1.1\r\nHost: notes.demo:22\r\n\r\n";
 
 #[test]
