@@ -12,6 +12,7 @@ macro_rules! say {
 pub mod demo;
 pub mod load;
 pub mod plot;
+pub mod replicate;
 pub mod report;
 pub mod scenario;
 pub mod testbed;

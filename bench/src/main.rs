@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use flocker_bench::{
     demo::{self, DemoOptions},
+    replicate::ReplicateArgs,
     scenario::{LoadArgs, MoveArgs},
     testbed::{
         keeper,
@@ -33,6 +34,8 @@ enum Command {
     Move(MoveArgs),
     /// Open-loop load on a notes service
     Load(LoadArgs),
+    /// What replication by the agents costs beside a bare `zfs send | zfs receive`
+    Replicate(ReplicateArgs),
     /// One edge on loopback: tries under load what it promises
     Trial(TrialArgs),
     /// Starts programs for a test bed and ends them with it
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<Ending> {
         Command::Demo(options) => demo::run(&options),
         Command::Move(options) => demo::run_move(&options),
         Command::Load(options) => stage::runtime()?.block_on(options.run()).map(Ending::of),
+        Command::Replicate(options) => options.run().map(Ending::of),
         Command::Trial(options) => options.run().map(Ending::of),
         Command::Keeper => keeper::run().map(|()| Ending::Good),
         Command::Testbed(TestbedCommand::Up { bed, nodes_only }) => {
