@@ -72,9 +72,9 @@ pub async fn serve(
     limit: Duration,
 ) -> std::io::Result<()> {
     let (sender, mut none_left) = mpsc::channel(1);
-    let (node, _, limits, _, _) = containers.parts();
+    let (node, _, limits, _, volumes) = containers.parts();
     let agent = Arc::new(Agent {
-        metrics: Metrics::new(node.to_string()),
+        metrics: Metrics::new(node.to_string(), volumes.rounds().clone()),
         replication,
         confirmations: Confirmations::default(),
         running: Mutex::new(Some(sender)),
@@ -496,16 +496,15 @@ async fn metrics(State(agent): Shared) -> Response {
         tokio::time::timeout(limit, volumes.status()),
         tokio::time::timeout(limit, agent.containers.list()),
     );
+    let storage = status.ok().and_then(Result::ok);
     let observed = Observed {
         volumes: all.ok().and_then(Result::ok),
-        available_bytes: status
-            .ok()
-            .and_then(Result::ok)
-            .map(|status| status.available_bytes),
+        available_bytes: storage.as_ref().map(|status| status.available_bytes),
+        problem: storage.and_then(|status| status.problem),
         containers: containers.ok().and_then(Result::ok),
         lease: Some(agent.containers.fence().status()),
     };
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
     (
         [(header::CONTENT_TYPE, kind)],
         agent.metrics.text(&observed),

@@ -145,6 +145,9 @@ impl Volumes {
         })?;
         let copy = self.look_up(id, &entry).await?;
         let copy = copy.ok_or(VolumeError::NotFound(id))?;
+        if copy.encrypted {
+            return Err(VolumeError::Encrypted(id));
+        }
         let to = active_policy(&copy)
             .and_then(|policy| policy.targets.iter().find(|to| to.peer == *target))
             .cloned()

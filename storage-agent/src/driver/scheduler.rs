@@ -102,6 +102,8 @@ impl Volumes {
             Action::Look(volumes) => {
                 let at = self.scheduler().now();
                 let found = self.look(volumes).await;
+                let took = self.scheduler().now().saturating_sub(at);
+                self.rounds().stage("look", took);
                 self.happened(Event::Looked { at, found });
             }
             Action::Send {
@@ -110,7 +112,9 @@ impl Volumes {
                 take,
             } => {
                 let round = self.round(volume, &target, take).await;
-                let result = round.map(|(_, arrived)| arrived).map_err(ErrorBody::from);
+                let round = round.map_err(ErrorBody::from);
+                self.rounds().ended(round.as_ref().map(|(reply, _)| reply));
+                let result = round.map(|(_, arrived)| arrived);
                 if let Err(error) = &result {
                     tracing::warn!(%volume, %target, code = %error.code, %error, "a round failed");
                 }
@@ -155,6 +159,7 @@ async fn sweep(volumes: WeakVolumes) {
         if let Err(error) = volumes.sweep().await {
             tracing::warn!(%error, "the volumes cannot be listed");
         }
+        volumes.rounds().stage("sweep", began.elapsed());
         pause = SWEEP.max(began.elapsed() * SWEEP_SHARE);
     }
 }

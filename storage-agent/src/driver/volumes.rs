@@ -38,6 +38,7 @@ use super::{
 use crate::{
     error::VolumeError,
     logic::{label::Label, schedule::Pace},
+    metrics::Rounds,
 };
 
 /// Streams that are received at once; more wait in the listener's queue.
@@ -77,6 +78,7 @@ struct Inner {
     link: Link,
     index: Index,
     scheduler: Arc<Scheduler>,
+    rounds: Rounds,
 }
 
 /// The node's volumes, while anybody else has them.
@@ -142,6 +144,7 @@ impl Volumes {
                 link,
                 index: Index::default(),
                 scheduler: Arc::new(Scheduler::new(pace)),
+                rounds: Rounds::default(),
             }),
         };
         volumes.sweep().await?;
@@ -153,6 +156,11 @@ impl Volumes {
         WeakVolumes {
             inner: Arc::downgrade(&self.inner),
         }
+    }
+
+    /// What is counted of rounds.
+    pub(crate) fn rounds(&self) -> &Rounds {
+        &self.inner.rounds
     }
 
     pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {

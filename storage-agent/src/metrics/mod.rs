@@ -3,6 +3,9 @@
 //! Counters and histograms are kept as verbs run; what is a state (volumes, containers) is
 //! asked at each scrape, so that it cannot be wrong.
 
+mod form;
+mod replication;
+
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use flocker_api::{
@@ -21,6 +24,8 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+
+pub use self::replication::Rounds;
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +73,7 @@ pub struct Metrics {
     transfers: Family<Kind, Counter>,
     transfer_bytes: Family<Kind, Counter>,
     killed: Counter,
+    rounds: Rounds,
 }
 
 /// What is asked at a scrape.
@@ -77,6 +83,8 @@ pub struct Observed {
     pub volumes: Option<Vec<VolumeStatus>>,
     /// Free bytes of the storage.
     pub available_bytes: Option<u64>,
+    /// What is wrong with the storage, if anything is.
+    pub problem: Option<String>,
     /// Our containers on this node, unless the runtime did not answer.
     pub containers: Option<Vec<ContainerStatus>>,
     /// The node's lease.
@@ -86,7 +94,7 @@ pub struct Observed {
 impl Metrics {
     /// Of this node.
     #[must_use]
-    pub fn new(node: String) -> Self {
+    pub fn new(node: String, rounds: Rounds) -> Self {
         // 1 ms to about a minute.
         let buckets = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
         Self {
@@ -96,6 +104,7 @@ impl Metrics {
             transfers: Family::default(),
             transfer_bytes: Family::default(),
             killed: Counter::default(),
+            rounds,
         }
     }
 
@@ -169,13 +178,15 @@ impl Metrics {
             "Stops in which the grace was not enough",
             self.killed.clone(),
         );
+        let volumes = observed.volumes.as_deref().unwrap_or_default();
+        self.rounds.register(&mut all, volumes);
         register_volumes(&mut all, observed);
         register_containers(&mut all, observed);
         register_lease(&mut all, observed);
         let mut text = String::new();
         // Writing to a string cannot fail; a half-written scrape would be refused anyway.
         let _written = encode(&mut text, &all);
-        text
+        form::older(&text)
     }
 }
 
@@ -189,6 +200,13 @@ fn register_volumes(all: &mut Registry, observed: &Observed) {
             gauge(signed(bytes)),
         );
     }
+    all.register(
+        "storage_healthy",
+        "Whether the storage says that nothing is wrong with it",
+        gauge(i64::from(
+            observed.volumes.is_some() && observed.problem.is_none(),
+        )),
+    );
     let epochs = Family::<VolumeLabels, Gauge>::default();
     let used = Family::<VolumeLabels, Gauge>::default();
     let snapshots = Family::<VolumeLabels, Gauge>::default();
@@ -285,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_scrape_tells_of_verbs_errors_volumes_and_containers() {
-        let metrics = Metrics::new("n1".to_owned());
+        let metrics = Metrics::new("n1".to_owned(), Rounds::default());
         metrics.verb("start", Duration::from_millis(3), &Ok(()));
         let error = ErrorBody::new(ErrorCode::StaleEpoch, "late");
         metrics.verb::<()>("start", Duration::from_millis(1), &Err(error));
@@ -303,6 +321,7 @@ mod tests {
                 replication: None,
             }]),
             available_bytes: Some(9),
+            problem: None,
             containers: None,
             lease: None,
         };
@@ -313,9 +332,69 @@ mod tests {
             "flocker_agent_volume_epoch{volume=\"notes\",role=\"primary\"} 3",
             "flocker_agent_storage_available_bytes 9",
             "flocker_agent_runtime_up 0",
+            "flocker_agent_storage_healthy 1",
+            "flocker_agent_replication_rounds_total{outcome=\"failed\"} 0",
             "flocker_agent_build_info{node=\"n1\"",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    fn replicated() -> VolumeStatus {
+        let text = r#"{
+            "id": "00000000-0000-0000-0000-000000000007", "name": "notes", "role": "primary",
+            "epoch": 1, "mounted_at": null, "used_bytes": 1, "size_bytes": null, "snapshots": [],
+            "replication": {
+                "epoch": 1,
+                "policy": {
+                    "targets": [{"peer": "n2", "to": "10.0.0.2:7411"}], "interval_ms": 10000
+                },
+                "targets": [
+                    {"peer": "n2", "state": "failing", "lag_ms": 2500, "lag_bytes": 9, "rounds": 1},
+                    {"peer": "n3", "state": "due", "rounds": 0}
+                ]
+            }
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "runs the judge of metrics")]
+    fn promtool_finds_nothing_wrong_with_them() {
+        let rounds = Rounds::default();
+        let error = ErrorBody::new(ErrorCode::Diverged, "no");
+        rounds.ended(Err(&error));
+        rounds.stage("look", Duration::from_millis(3));
+        let metrics = Metrics::new("n1".to_owned(), rounds);
+        metrics.verb::<()>("start", Duration::from_millis(1), &Err(error));
+        let observed = Observed {
+            volumes: Some(vec![replicated()]),
+            available_bytes: Some(9),
+            containers: Some(Vec::new()),
+            ..Observed::default()
+        };
+        let text = metrics.text(&observed);
+        for line in [
+            "flocker_agent_replication_lag_seconds{volume=\"notes\",target=\"n2\"} 2.5",
+            "flocker_agent_replication_lag_bytes{volume=\"notes\",target=\"n2\"} 9",
+            "flocker_agent_replication_failing{volume=\"notes\",target=\"n2\"} 1",
+            "flocker_agent_replication_interval_seconds{volume=\"notes\"} 10",
+            "flocker_agent_replication_errors_total{code=\"diverged\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        let never = "flocker_agent_replication_lag_seconds{volume=\"notes\",target=\"n3\"}";
+        let never = text.lines().find_map(|line| line.strip_prefix(never));
+        let seconds: f64 = never.unwrap().trim().parse().unwrap();
+        assert!(seconds.is_infinite());
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        let output = std::process::Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(std::fs::File::open(file.path()).unwrap())
+            .output()
+            .expect("promtool is there: see scripts/packages");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.is_empty(), "{said}");
     }
 }
