@@ -6,7 +6,10 @@ use std::task::Waker;
 
 use flocker_fuzz::pieces;
 use flocker_proxy::{
-    driver::h2::{Island, Stream, server::Polled},
+    driver::h2::{
+        Stream,
+        server::{Island, Polled},
+    },
     logic::{
         h2::{H2Limits, meter::FrameLimits},
         http::{HeadLimits, Scheme, Verdict, parse_request},

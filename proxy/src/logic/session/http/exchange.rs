@@ -1,7 +1,8 @@
 //! One request with its response: two bodies that move independently of each other.
 //!
 //! Bodies of known length and bodies that end with the connection are left to the driver as
-//! pipes; chunked ones come through here to be validated.
+//! pipes; chunked ones come through here to be validated. It is long because both bodies and the
+//! response's heads are decided by one state, and reading it in two places would hide the order.
 //!
 //! | who is waited for | how long | then |
 //! | --- | --- | --- |
