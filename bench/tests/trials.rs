@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Runs a trial and answers with its figures.
 fn figures(arguments: &[&str]) -> Vec<(String, f64)> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("trial.json");
     let output = Command::new(env!("CARGO_BIN_EXE_flocker-bench"))
         .arg("trial")
@@ -21,19 +21,25 @@ fn figures(arguments: &[&str]) -> Vec<(String, f64)> {
         .arg(&file)
         .stdin(Stdio::null())
         .output()
-        .unwrap();
+        .expect("the program starts");
     let text = std::fs::read_to_string(&file).unwrap_or_else(|_| {
         let said = String::from_utf8_lossy(&output.stderr);
         panic!("{arguments:?} has left no figures: {said}")
     });
-    let figures: Value = serde_json::from_str(&text).unwrap();
+    let figures: Value = serde_json::from_str(&text).expect("figures are JSON");
     let figure = |figure: &Value| {
-        let name = figure["name"].as_str().unwrap().to_owned();
-        (name, figure["value"].as_f64().unwrap())
+        let name = figure["name"]
+            .as_str()
+            .expect("a figure has a name")
+            .to_owned();
+        (
+            name,
+            figure["value"].as_f64().expect("a figure has a value"),
+        )
     };
     figures["figures"]
         .as_array()
-        .unwrap()
+        .expect("there are figures")
         .iter()
         .map(figure)
         .collect()

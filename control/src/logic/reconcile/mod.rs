@@ -15,20 +15,25 @@
 
 mod routes;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use flocker_api::{
     ErrorBody,
     agent::{CreateVolume, NodeStatus},
     container::{ContainerSpec, ContainerState},
     edge::{RouteStatus, RouteTable},
-    gate::{GateState, Token},
+    gate::Token,
     name::{AppName, EdgeName, NodeName, VolumeId},
     replication::{SetReplication, Target, VolumePolicy},
-    route::{Generation, Operation, Route, RouteKey, Transaction},
+    route::{Generation, RouteKey, Transaction},
     volume::{Epoch, Role, VolumeStatus},
 };
 
+pub(super) use self::routes::routes_of;
+use self::routes::{forgotten_gates, route_changes};
 use super::state::{AppRecord, Life, Primary, State};
 
 /// What was observed.

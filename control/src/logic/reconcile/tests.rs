@@ -1,6 +1,6 @@
 //! What each difference between desired and observed state leads to.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use flocker_api::{
     ErrorCode,
@@ -8,9 +8,10 @@ use flocker_api::{
     app::App,
     container::ContainerStatus,
     control::MoveStep,
-    gate::GateStatus,
+    gate::{GateState, GateStatus},
     name::MoveId,
     replication::{Keep, ReplicationPolicy, ReplicationStatus},
+    route::{Operation, Route},
     volume::VolumeStatus,
 };
 
