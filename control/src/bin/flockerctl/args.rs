@@ -109,7 +109,7 @@ pub(crate) enum Command {
     /// Nodes
     Node(Node),
     /// Routes and gates of all edges, or with --edge of one
-    Route(Route),
+    Route(Box<Route>),
     /// Edges as processes: upgrade, drain, reload, log
     Edge(crate::args_edge::Edge),
     /// Volumes: their copies, transfers and lag
