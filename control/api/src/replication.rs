@@ -222,7 +222,8 @@ mod tests {
     #[test]
     fn a_policy_is_checked_field_by_field() {
         assert_eq!(policy().check(), Ok(()));
-        let cases: [(fn(&mut VolumePolicy), &str); 5] = [
+        type Spoil = fn(&mut VolumePolicy);
+        let cases: [(Spoil, &str); 5] = [
             (|p| p.interval_ms = 999, "interval_ms is 999"),
             (
                 |p| p.targets.extend(p.targets.clone()),
