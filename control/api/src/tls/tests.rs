@@ -280,7 +280,7 @@ fn identities_round_trip() {
     for bad in [
         "",
         "flocker://node/",
-        "flocker://root/n1",
+        "flocker://nobody/n1",
         "http://node/n1",
         "flocker://node/a/b",
         "flocker://node/a b",
