@@ -101,6 +101,8 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
     let received = receiving
         .run(connection, &|bytes| progress.set(bytes))
         .await;
+    // Whoever asked meanwhile has learnt of something half done.
+    entry.forget();
     match received {
         Ok((guid, now)) => {
             entry.keep_for_sender(hello.handshake.keep.clone());
