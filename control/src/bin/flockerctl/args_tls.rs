@@ -12,12 +12,21 @@ use flocker_api::{
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct RouteTls {
-    /// With clients of an https route: passthrough (default; the upstream has the certificate) or
-    /// terminate[,min_version=1.2|1.3][,client_certificate=none|request|require][,client_ca=NAME]
-    #[arg(long, value_parser = tls, value_name = "HOW")]
+    #[arg(
+        long,
+        value_parser = tls,
+        value_name = "HOW",
+        help = "With clients of an https route: passthrough (default; the upstream has the \
+                certificate) or terminate[,min_version=1.2|1.3]\
+                [,client_certificate=none|request|require][,client_ca=NAME]"
+    )]
     client_tls: Option<Tls>,
-    /// With the upstreams: verify[,server_name=NAME][,ca=NAME], or none (default)
-    #[arg(long, value_parser = upstream, value_name = "HOW")]
+    #[arg(
+        long,
+        value_parser = upstream,
+        value_name = "HOW",
+        help = "With the upstreams: verify[,server_name=NAME][,ca=NAME], or none (default)"
+    )]
     upstream_tls: Option<Upstream>,
 }
 

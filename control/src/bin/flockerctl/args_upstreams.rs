@@ -17,9 +17,14 @@ pub(crate) struct Upstreams {
     /// client address, the same upstream) or in_order (the first that can be connected)
     #[arg(long, value_parser = balance, value_name = "HOW")]
     balance: Option<Balance>,
-    /// How each is asked whether it is well: tcp, http[,path=/][,host=NAME][,status=200-399]
-    /// [,interval_ms=2000][,timeout_ms=1000][,rise=2][,fall=3], or none
-    #[arg(long, value_parser = health, value_name = "CHECK")]
+    #[arg(
+        long,
+        value_parser = health,
+        value_name = "CHECK",
+        help = "How each is asked whether it is well: tcp, \
+                http[,path=/][,host=NAME][,status=200-399] \
+                [,interval_ms=2000][,timeout_ms=1000][,rise=2][,fall=3], or none"
+    )]
     health: Option<Check>,
     /// How long one that comes back takes to get its whole share
     #[arg(long, value_parser = super::args::duration, value_name = "DURATION")]

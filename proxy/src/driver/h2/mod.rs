@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | [`pipe`] | the in-memory end that the h2 crate reads and writes |
 //! | [`bell`] | wakers that name what is to be run next |
-//! | [`flow`] | the bodies of a stream, one each way |
+//! | `flow` | the bodies of a stream, one each way |
 //! | [`server`] | a client's connection, and its streams as downstreams of sessions |
 //! | [`client`] | an upstream's connection, and its streams as upstreams of sessions |
 

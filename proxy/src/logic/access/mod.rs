@@ -4,7 +4,7 @@
 //! A session marks the steps of its visit; each mark ends a phase and takes its time. How it
 //! ended is told in two letters, as HAProxy tells it: who ended it ([`Cause`]), and in which
 //! phase ([`Phase`]). Nothing is written here: records are handed over, a thread of the driver
-//! formats and writes them ([`format`]).
+//! formats and writes them ([`mod@format`]).
 //!
 //! ```text
 //!   Head ──► Held ──► Connect ──► Response ──► Data ──► Over
