@@ -308,14 +308,7 @@ impl Stream {
             Phase::Impossible(_) => return Ok(bytes.len()),
             Phase::Request { .. } | Phase::Lost => return Err(io::ErrorKind::BrokenPipe.into()),
         };
-        if done == bytes.len() {
-            return Ok(done);
-        }
-        match said.write(&bytes[done..], &mut Context::from_waker(&self.waker)) {
-            Ok(count) => Ok(done + count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && done > 0 => Ok(done),
-            Err(error) => Err(error),
-        }
+        said.write_after(done, bytes, &mut Context::from_waker(&self.waker))
     }
 
     /// Reads the head that the session has written.

@@ -187,7 +187,26 @@ impl Said {
         self.ended
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
+    /// Takes what it can of `bytes` after the first `done` of them, which were a head and have been
+    /// taken. Answers with all that is taken; that there is no more room is told only when nothing
+    /// was.
+    pub(super) fn write_after(
+        &mut self,
+        done: usize,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> io::Result<usize> {
+        if done == bytes.len() {
+            return Ok(done);
+        }
+        match self.write(&bytes[done..], cx) {
+            Ok(count) => Ok(done + count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && done > 0 => Ok(done),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
         let mut done = 0;
         while done < bytes.len() {
             let rest = &bytes[done..];

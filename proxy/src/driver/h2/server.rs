@@ -272,14 +272,7 @@ impl Stream {
         let Answer::Body(said) = &mut self.answer else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        if done == bytes.len() {
-            return Ok(done);
-        }
-        match said.write(&bytes[done..], &mut Context::from_waker(&self.waker)) {
-            Ok(count) => Ok(done + count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && done > 0 => Ok(done),
-            Err(error) => Err(error),
-        }
+        said.write_after(done, bytes, &mut Context::from_waker(&self.waker))
     }
 
     /// Reads a head that the session has written, interim or final.
