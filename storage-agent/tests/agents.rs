@@ -22,7 +22,7 @@ use flocker_api::{
         ReplicateReply, ReplicateRequest, StartReply, StopReply,
     },
     client::{Client, Endpoint},
-    container::{ContainerSpec, ContainerState, ContainerStatus, Mount, Probe, StopPolicy},
+    container::{ContainerSpec, ContainerState, ContainerStatus, Mount, Probe},
     name::VolumeId,
     volume::{Epoch, Role, VolumeStatus},
 };
@@ -188,9 +188,6 @@ impl App {
 
     fn spec(&self) -> Result<ContainerSpec> {
         Ok(ContainerSpec {
-            app: "web".parse()?,
-            image: "web".to_owned(),
-            command: None,
             environment: BTreeMap::from([("PORT".to_owned(), self.port.to_string())]),
             ports: vec![self.port],
             volumes: vec![Mount {
@@ -198,9 +195,6 @@ impl App {
                 name: "web".parse()?,
                 mountpoint: "/data".into(),
             }],
-            memory_bytes: None,
-            cpu_shares: None,
-            stop: StopPolicy::default(),
             ready: Some(Probe::Http {
                 port: self.port,
                 path: "/visits".to_owned(),
@@ -211,6 +205,7 @@ impl App {
                     .map(str::to_owned)
                     .to_vec(),
             ),
+            ..ContainerSpec::new("web".parse()?, "web")
         })
     }
 

@@ -177,8 +177,6 @@ fn runtime(socket: &Path) -> Runtime {
 fn blueprint(app: &str, script: Option<&str>, grace_ms: u64, volume: &Path) -> Result<Blueprint> {
     Ok(Blueprint {
         spec: ContainerSpec {
-            app: app.parse()?,
-            image: IMAGE.to_owned(),
             command: script.map(|script| ["/bin/sh", "-c", script].map(str::to_owned).to_vec()),
             environment: BTreeMap::from([("MODE".to_owned(), "own".to_owned())]),
             ports: vec![8081],
@@ -187,14 +185,12 @@ fn blueprint(app: &str, script: Option<&str>, grace_ms: u64, volume: &Path) -> R
                 name: "notes".parse()?,
                 mountpoint: "/data".into(),
             }],
-            memory_bytes: None,
             cpu_shares: Some(512),
             stop: StopPolicy {
                 signal: "SIGINT".to_owned(),
                 grace_ms,
             },
-            ready: None,
-            pre_stop: None,
+            ..ContainerSpec::new(app.parse()?, IMAGE)
         },
         epoch: Epoch(4),
         volume_paths: vec![volume.to_owned()],

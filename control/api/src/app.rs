@@ -25,14 +25,52 @@ pub struct App {
     /// Where else its volumes are kept, if anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationPolicy>,
+    /// Apps that are started, changed and moved before it. Those of its links count besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
 }
 
 impl App {
+    /// An app without volumes, routes and wishes.
+    #[must_use]
+    pub fn new(container: ContainerSpec) -> Self {
+        Self {
+            container,
+            volume_sizes: Vec::new(),
+            routes: Vec::new(),
+            move_policy: MovePolicy::default(),
+            replication: None,
+            depends_on: Vec::new(),
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &AppName {
         &self.container.app
     }
+}
+
+/// An app that another one needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dependency {
+    /// The app that is needed.
+    pub app: AppName,
+    /// What is awaited of it before the first start of the app that needs it.
+    #[serde(default)]
+    pub condition: DependencyCondition,
+}
+
+/// What is awaited of an app that another one needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DependencyCondition {
+    /// Its process runs.
+    Started,
+    /// Its probe has answered.
+    #[default]
+    Ready,
 }
 
 /// A route that leads to one of the app's ports, wherever the app runs.

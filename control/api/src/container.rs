@@ -13,7 +13,8 @@ use crate::{
 ///
 /// The container sees these variables besides its own: `FLOCKER_APP`, `FLOCKER_NODE`,
 /// `FLOCKER_ADDRESS` (the node's address, on which its ports are to listen) and
-/// `FLOCKER_VOLUME` (where it finds its first volume).
+/// `FLOCKER_VOLUME` (where it finds its first volume). Links add four more for each; see
+/// [`Link`]. What [`Self::environment`] has under the same name wins over those of links.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
@@ -21,6 +22,9 @@ pub struct ContainerSpec {
     pub app: AppName,
     /// Image: `repository[:tag]` for Docker, a name in the image folder for processes.
     pub image: String,
+    /// Replaces the image's own entrypoint, and with it the image's command. Empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's own command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -33,21 +37,136 @@ pub struct ContainerSpec {
     /// Volumes and where the container finds them.
     #[serde(default)]
     pub volumes: Vec<Mount>,
+    /// Other apps that it finds by name and by variables, wherever they run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
+    /// Labels of the container itself, for other tools; none begins with `flocker.`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Memory limit, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
     /// Relative CPU weight, 1024 being usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_shares: Option<u32>,
+    /// CPU limit, in thousandths of one CPU: 1500 is one and a half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// Most processes and threads that it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u32>,
+    /// What is done when it ends without having been asked to.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// How it is asked to end.
     #[serde(default)]
     pub stop: StopPolicy,
     /// How one knows that it serves; without a probe it does once it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Probe>,
+    /// Command by which one knows, again and again, that it is well. What is seen is reported;
+    /// nothing is restarted for it. Readiness is [`Self::ready`]'s alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
     /// Command run inside the container shortly before a planned stop (a CHECKPOINT, say).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_stop: Option<Vec<String>>,
+}
+
+impl ContainerSpec {
+    /// A container of an image, everything else being as usual.
+    #[must_use]
+    pub fn new(app: AppName, image: impl Into<String>) -> Self {
+        Self {
+            app,
+            image: image.into(),
+            entrypoint: None,
+            command: None,
+            environment: BTreeMap::new(),
+            ports: Vec::new(),
+            volumes: Vec::new(),
+            links: Vec::new(),
+            labels: BTreeMap::new(),
+            memory_bytes: None,
+            cpu_shares: None,
+            cpu_millis: None,
+            pids_max: None,
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+            ready: None,
+            health: None,
+            pre_stop: None,
+        }
+    }
+}
+
+/// Another app as a container sees it: at its own node's edge, which leads to wherever the
+/// other app runs.
+///
+/// With alias `A` upper-cased (`-` and `.` become `_`), `L` = `local_port`, `R` = `remote_port`
+/// and `H` the address of the node's edge at which the link is provided, the container sees
+/// `A_PORT_L_TCP=tcp://H:R`, `A_PORT_L_TCP_PROTO=tcp`, `A_PORT_L_TCP_ADDR=H` and
+/// `A_PORT_L_TCP_PORT=R`; and the alias, as it is written, resolves to `H`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Its host name, and the beginning of its variables.
+    pub alias: String,
+    /// The port in the variables' names: the one that the other app is known for.
+    pub local_port: u16,
+    /// The port at which the linking node's edge leads there.
+    pub remote_port: u16,
+    /// Where it leads. `None`: to whatever the route `tcp:remote_port` leads to, which is then
+    /// declared by some app and open on all edges. Otherwise the edge of the linking node provides
+    /// the port, for that node only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<LinkTarget>,
+}
+
+/// What a link leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkTarget {
+    /// The other app.
+    pub app: AppName,
+    /// Its port at its node's address.
+    pub port: u16,
+}
+
+/// What is done when a container ends without having been asked to.
+///
+/// Between two restarts there is a pause that grows. A container that shall be there and was
+/// never started, or that a move has stopped, is started under each policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RestartPolicy {
+    /// It is started again.
+    #[default]
+    Always,
+    /// It is left as it is.
+    Never,
+    /// It is started again when its exit code is not 0.
+    OnFailure {
+        /// Most restarts in a row; `None`: no limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retries_max: Option<u32>,
+    },
+}
+
+/// A command by which one knows that a container is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Program and arguments, run inside the container; 0 is well.
+    pub command: Vec<String>,
+    /// From the end of a run to the beginning of the next, in ms.
+    pub interval_ms: u64,
+    /// Longest run, in ms; a longer one has failed.
+    pub timeout_ms: u64,
+    /// So many failed runs in a row make it unwell.
+    pub retries: u32,
+    /// Time after its start in which failed runs do not count, in ms.
+    pub start_period_ms: u64,
 }
 
 /// A volume inside a container.

@@ -144,8 +144,6 @@ impl Reader<'_> {
         Some(Declared {
             app: App {
                 container: ContainerSpec {
-                    app: name.clone(),
-                    image: image?,
                     command: extension.command,
                     environment,
                     ports: distinct(ports),
@@ -155,11 +153,13 @@ impl Reader<'_> {
                     stop: extension.stop.unwrap_or_else(StopPolicy::default),
                     ready: extension.ready,
                     pre_stop: extension.pre_stop,
+                    ..ContainerSpec::new(name.clone(), image?)
                 },
                 volume_sizes: volumes.iter().map(|volume| volume.size).collect(),
                 routes: routes.iter().map(|route| route.route.clone()).collect(),
                 move_policy: extension.move_policy.unwrap_or_else(MovePolicy::default),
                 replication: extension.replication,
+                depends_on: Vec::new(),
             },
             at: self.place(entry.at),
             routes_at: routes.iter().map(|route| self.place(route.at)).collect(),

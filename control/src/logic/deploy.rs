@@ -266,15 +266,13 @@ mod tests {
             mountpoint: "/data".into(),
         }];
         App {
-            container,
             volume_sizes: vec![None],
             routes: vec![AppRoute {
                 key: route.parse().unwrap(),
                 port,
                 on_move: flocker_api::route::OnMove::default(),
             }],
-            move_policy: flocker_api::app::MovePolicy::default(),
-            replication: None,
+            ..App::new(container)
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use flocker_api::{
     app::{App, AppRoute, MovePolicy},
     client::Endpoint,
-    container::{ContainerSpec, ContainerState, Mount, StopPolicy},
+    container::{ContainerSpec, ContainerState, Mount},
     control::{MoveRequest, MoveState, MoveStatus},
     gate::Token,
     name::{AppName, EdgeName, MoveId, VolumeId},
@@ -114,21 +114,14 @@ pub fn key() -> RouteKey {
 pub fn app() -> App {
     App {
         container: ContainerSpec {
-            app: notes(),
-            image: "notes".to_owned(),
-            command: None,
-            environment: std::collections::BTreeMap::new(),
             ports: vec![8081],
             volumes: vec![Mount {
                 volume: volume(),
                 name: "notes".parse().expect("a name"),
                 mountpoint: "/data".into(),
             }],
-            memory_bytes: None,
-            cpu_shares: None,
-            stop: StopPolicy::default(),
-            ready: None,
             pre_stop: Some(vec!["true".to_owned()]),
+            ..ContainerSpec::new(notes(), "notes")
         },
         volume_sizes: vec![None],
         routes: vec![AppRoute {
@@ -136,6 +129,7 @@ pub fn app() -> App {
             port: 8081,
             on_move: OnMove::Close,
         }],
+        depends_on: Vec::new(),
         move_policy: MovePolicy::default(),
         replication: None,
     }

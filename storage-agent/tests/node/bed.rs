@@ -238,21 +238,12 @@ impl App {
         };
         let _volume: Value = agent.post("volumes", &request).await?;
         let spec = ContainerSpec {
-            app: "writer".parse()?,
-            image: "writer".to_owned(),
-            command: None,
-            environment: std::collections::BTreeMap::new(),
-            ports: Vec::new(),
             volumes: vec![Mount {
                 volume: app.volume,
                 name: "data".parse()?,
                 mountpoint: "/data".into(),
             }],
-            memory_bytes: None,
-            cpu_shares: None,
-            stop: StopPolicy::default(),
-            ready: None,
-            pre_stop: None,
+            ..ContainerSpec::new("writer".parse()?, "writer")
         };
         let request = CreateContainer {
             spec,

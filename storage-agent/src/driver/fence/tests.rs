@@ -8,7 +8,7 @@ use std::{
 
 use flocker_api::{
     agent::LeaseRequest,
-    container::{ContainerSpec, ContainerState, StopPolicy},
+    container::{ContainerSpec, ContainerState},
     volume::Epoch,
 };
 
@@ -61,19 +61,7 @@ impl App {
     fn container(&self) -> Container {
         let pid = i32::try_from(self.0.id()).unwrap();
         Container {
-            spec: ContainerSpec {
-                app: "web".parse().unwrap(),
-                image: "web".to_owned(),
-                command: None,
-                environment: std::collections::BTreeMap::new(),
-                ports: Vec::new(),
-                volumes: Vec::new(),
-                memory_bytes: None,
-                cpu_shares: None,
-                stop: StopPolicy::default(),
-                ready: None,
-                pre_stop: None,
-            },
+            spec: ContainerSpec::new("web".parse().unwrap(), "web"),
             epoch: Epoch(1),
             state: ContainerState::Running,
             runtime_id: pid.to_string(),

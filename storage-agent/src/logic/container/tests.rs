@@ -1,26 +1,18 @@
 //! Each verb against each thing that it can meet.
 
-use flocker_api::container::{Mount, StopPolicy};
+use flocker_api::container::Mount;
 
 use super::*;
 
 fn spec(image: &str) -> ContainerSpec {
     ContainerSpec {
-        app: "notes".parse().unwrap(),
-        image: image.to_owned(),
-        command: None,
-        environment: BTreeMap::new(),
         ports: vec![8081],
         volumes: vec![Mount {
             volume: VolumeId(uuid::Uuid::from_u128(7)),
             name: "notes".parse().unwrap(),
             mountpoint: "/data".into(),
         }],
-        memory_bytes: None,
-        cpu_shares: None,
-        stop: StopPolicy::default(),
-        ready: None,
-        pre_stop: None,
+        ..ContainerSpec::new("notes".parse().unwrap(), image)
     }
 }
 

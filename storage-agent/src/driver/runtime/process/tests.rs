@@ -1,6 +1,6 @@
 //! Real processes, with a cgroup and without: started, stopped, killed, adopted.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use flocker_api::{
     container::{ContainerSpec, ContainerState, StopPolicy},
@@ -83,20 +83,12 @@ impl Bed {
     fn blueprint(&self, image: &str, script: Option<&str>, grace_ms: u64) -> Blueprint {
         Blueprint {
             spec: ContainerSpec {
-                app: "app".parse().unwrap(),
-                image: image.to_owned(),
                 command: script.map(|script| ["/bin/sh", "-c", script].map(str::to_owned).to_vec()),
-                environment: BTreeMap::new(),
-                ports: Vec::new(),
-                volumes: Vec::new(),
-                memory_bytes: None,
-                cpu_shares: None,
                 stop: StopPolicy {
                     signal: "SIGTERM".to_owned(),
                     grace_ms,
                 },
-                ready: None,
-                pre_stop: None,
+                ..ContainerSpec::new("app".parse().unwrap(), image)
             },
             epoch: Epoch(4),
             volume_paths: vec![self.path("volume")],
