@@ -230,6 +230,31 @@ async fn a_node_that_boots_gets_its_app_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn options_of_a_route_last_as_declared_or_else_as_set_at_the_edge() {
+    let (cluster, control) = serving().await;
+    for edge in edge_names() {
+        let mut world = cluster.world.lock();
+        let edge = world.edges.get_mut(&edge).unwrap();
+        let route = &mut edge.routes.get_mut(&key()).unwrap().route;
+        (route.slow_start_ms, route.connections_max) = (500, 7);
+        edge.generation = edge.generation.next();
+    }
+    let mut request = request("notes:1", "n2");
+    let declared = request.files[0]
+        .text
+        .replace("port: 8081", "port: 8081, connections_max: 9");
+    request.files[0].text = declared;
+    control.deploy(&request).await.unwrap();
+    serves(&cluster, &control, "notes:1", "n2").await;
+    for edge in cluster.world.lock().edges.values() {
+        let route = &edge.routes[&key()].route;
+        assert_eq!((route.slow_start_ms, route.connections_max), (500, 9));
+    }
+    control.stop().await;
+    cluster.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edge_that_restarts_gets_its_routes_back() {
     let (cluster, control) = serving().await;
     for edge in edge_names() {

@@ -19,9 +19,11 @@ use flocker_api::{
     ErrorBody,
     client::{Client, Endpoint},
     control::{
-        AppPhase, AppStatus, ClusterStatus, DeployReply, DeployRequest, MoveRequest, MoveStatus,
-        SourceFile,
+        AppPhase, AppStatus, ClusterStatus, DeployReply, DeployRequest, EdgeOutcome, MoveRequest,
+        MoveStatus, SourceFile,
     },
+    edge::RouteTable,
+    route::{Operation, Route, Transaction},
 };
 use flocker_bench::testbed::{
     Folders, Logs, Testbed,
@@ -50,7 +52,7 @@ applications:
     ports: [{internal: 8081, external: 8080}]
     volume: {mountpoint: "/data"}
     x-flocker:
-      routes: [{key: "http:notes.demo", port: 8081}]
+      routes: [{key: "http:notes.demo", port: 8081, body_bytes_max: 1048576}]
       stop: {signal: SIGTERM, grace: 10s}
       ready: {http: {port: 8081, path: /healthz, timeout: 30s}}
 "#;
@@ -132,6 +134,30 @@ impl Cluster {
 
     pub(crate) async fn status(&self) -> Result<ClusterStatus, ErrorBody> {
         self.control.get("/v2/status", CALL).await
+    }
+
+    /// The app's route as each edge has it.
+    pub(crate) async fn routes(&self) -> Result<Vec<Route>> {
+        let edges: Vec<EdgeOutcome<RouteTable>> = self.control.get("/v2/routes", CALL).await?;
+        let mut routes = Vec::new();
+        for EdgeOutcome { edge, result } in edges {
+            let table = result.map_err(|error| anyhow::anyhow!("{edge}: {error}"))?;
+            let found = table.routes.into_iter().map(|status| status.route);
+            routes.extend(found.filter(|route| route.key.to_string() == "http:notes.demo"));
+        }
+        Ok(routes)
+    }
+
+    /// Changes tables of all edges, as an operator does.
+    pub(crate) async fn transact(&self, operations: Vec<Operation>) -> Result<()> {
+        let request = Transaction {
+            against: None,
+            operations,
+        };
+        let edges: Vec<EdgeOutcome<serde_json::Value>> =
+            self.control.post("/v2/routes", &request, CALL).await?;
+        let mut failed = edges.into_iter().filter_map(|edge| edge.result.err());
+        failed.next().map_or(Ok(()), |error| Err(error.into()))
     }
 
     pub(crate) async fn app(&self) -> Result<AppStatus, ErrorBody> {

@@ -7,6 +7,8 @@ use cluster::{APPLICATION, Cluster, DEPLOYMENT, PATIENCE, request};
 use flocker_api::{
     ErrorCode,
     control::{MoveState, MoveStep, StepState},
+    route::Operation,
+    upstream::Balance,
 };
 use flocker_bench::testbed::ready;
 use rustix::process::Signal;
@@ -27,6 +29,36 @@ async fn an_app_moves_there_and_back_under_load_and_no_request_fails() -> Result
         ensure!(written.failed.is_empty(), "failed: {:?}", written.failed);
         ensure!(written.acknowledged.len() > 20, "hardly any load");
         cluster.check_journal(&written).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn options_of_a_route_outlive_a_move() -> Result<()> {
+    Cluster::story(async |cluster| {
+        cluster.deploy_notes().await?;
+        let routes = cluster.routes().await?;
+        let [route, ..] = &routes[..] else {
+            anyhow::bail!("no edge has the route");
+        };
+        ensure!(route.body_bytes_max == Some(1 << 20), "{route:?}");
+        let mut by_hand = route.clone();
+        by_hand.balance = Balance::LeastConnections;
+        by_hand.slow_start_ms = 250;
+        cluster
+            .transact(vec![Operation::Set { route: by_hand }])
+            .await?;
+        let begun = cluster.begin_move("notes", "n2").await?;
+        let ended = cluster.wait_ended(&begun).await?;
+        ensure!(ended.state == MoveState::Done, "{ended:?}");
+        cluster.wait_serving().await?;
+        for moved in cluster.routes().await? {
+            let options = (moved.balance, moved.slow_start_ms, moved.body_bytes_max);
+            let expected = (Balance::LeastConnections, 250, Some(1 << 20));
+            ensure!(options == expected, "{moved:?}");
+            ensure!(moved.upstreams != routes[0].upstreams, "{moved:?}");
+        }
+        Ok(())
     })
     .await
 }

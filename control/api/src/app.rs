@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     container::ContainerSpec,
     name::{AppName, NodeName},
+    options::RouteOptions,
     replication::ReplicationPolicy,
     route::{OnMove, RouteKey},
 };
@@ -84,6 +85,9 @@ pub struct AppRoute {
     /// Fate of established opaque sessions when the app moves.
     #[serde(default)]
     pub on_move: OnMove,
+    /// What else the app declares of it; any other option is each edge's own.
+    #[serde(default, skip_serializing_if = "RouteOptions::is_empty")]
+    pub options: RouteOptions,
 }
 
 /// How an app is moved.

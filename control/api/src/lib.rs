@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`name`], [`host`], [`network`] | names of nodes, apps, volumes, edges; host names and their one normal form; networks |
 //! | [`termination`], [`certificate`] | TLS of clients and upstreams, an edge's certificates |
-//! | [`route`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
+//! | [`route`], [`options`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`app`], [`control`] | what people declare, the control service's API |
@@ -30,6 +30,7 @@ pub mod health;
 pub mod host;
 pub mod name;
 pub mod network;
+pub mod options;
 pub mod path;
 pub mod redirect;
 pub mod replication;

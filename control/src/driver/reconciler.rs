@@ -7,6 +7,7 @@ use flocker_api::{
     ErrorBody, ErrorCode,
     gate::ResumeRequest,
     name::{AppName, EdgeName, NodeName},
+    route::Transaction,
 };
 use tokio::{task::JoinSet, time::timeout};
 use tracing::{info, warn};
@@ -244,11 +245,40 @@ async fn settle(context: &Context, app: &AppName, how: Settled) -> Result<(), Er
         .map_err(|error| ErrorBody::from_error(ErrorCode::Internal, &error))
 }
 
+/// Carries out a transaction. What an edge refuses of one app must not keep the others from
+/// theirs, so then each operation goes alone.
+async fn change_routes(
+    context: &Context,
+    edge: &EdgeName,
+    transaction: Transaction,
+) -> Result<(), ErrorBody> {
+    let refused = match context.peers.transact(edge, &transaction).await {
+        Err(error) if error.code == ErrorCode::InvalidRequest => error,
+        result => return result.map(drop),
+    };
+    if transaction.operations.len() == 1 {
+        return Err(refused);
+    }
+    let mut against = transaction.against;
+    for operation in transaction.operations {
+        let alone = Transaction {
+            against,
+            operations: vec![operation],
+        };
+        match context.peers.transact(edge, &alone).await {
+            Ok(reply) => against = against.and(Some(reply.generation)),
+            Err(error) if error.code == ErrorCode::InvalidRequest => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
+}
+
 async fn at_edge(context: &Context, edge: &EdgeName, action: Action) {
     let result = match action {
         Action::Routes { transaction, .. } => {
             info!(%edge, operations = transaction.operations.len(), "reconcile routes");
-            context.peers.transact(edge, &transaction).await.map(drop)
+            change_routes(context, edge, transaction).await
         }
         Action::Resume { token, keys, .. } => {
             info!(%edge, %token, "reconcile a gate that was left paused");

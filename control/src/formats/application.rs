@@ -7,6 +7,7 @@ use flocker_api::{
     app::{App, AppRoute, MovePolicy},
     container::{ContainerSpec, StopPolicy},
     name::AppName,
+    options::RouteOptions,
     route::{OnMove, RouteKey},
 };
 
@@ -206,6 +207,7 @@ impl Reader<'_> {
                 routes.push(PlacedRoute {
                     at: item.at,
                     route: AppRoute {
+                        options: RouteOptions::default(),
                         key: RouteKey::Tcp(external),
                         port,
                         on_move: OnMove::default(),

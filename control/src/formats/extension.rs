@@ -1,16 +1,19 @@
 //! The `x-flocker` block of an app: what Flocker's own file format has no key for.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use flocker_api::{
     app::{AppRoute, MovePolicy, OnBusy},
     container::{Probe, StopPolicy},
+    options::{ROUTE_OPTIONS, RouteOptions},
     replication::ReplicationPolicy,
-    route::{OnMove, RouteKey},
+    route::{OnMove, Route, RouteKey},
 };
 
 use super::{
     application::PlacedRoute,
     error::Problem,
-    reader::Reader,
+    reader::{Fields, Reader},
     yaml::{Mark, Node},
 };
 
@@ -96,7 +99,8 @@ impl Reader<'_> {
 
     fn route(&mut self, item: &Node, path: &str) -> Option<PlacedRoute> {
         const KEY: &str = "a route key: tcp:PORT, http:HOST or https:HOST";
-        let fields = self.fields(item, item.at, path, &["key", "port", "on_move"])?;
+        let allowed = [&["key", "port", "on_move"], &ROUTE_OPTIONS[..]].concat();
+        let fields = self.fields(item, item.at, path, &allowed)?;
         let key = self
             .required(&fields, path, "key", KEY)
             .and_then(|node| self.parsed::<RouteKey>(node, &format!("{path}.key"), KEY));
@@ -107,14 +111,36 @@ impl Reader<'_> {
         let on_move = fields
             .get("on_move")
             .and_then(|node| self.word(node, &format!("{path}.on_move"), &words));
-        Some(PlacedRoute {
-            at: item.at,
-            route: AppRoute {
-                key: key?,
-                port: port?,
-                on_move: on_move.unwrap_or_default(),
-            },
-        })
+        let options = self.route_options(&fields, path);
+        let route = AppRoute {
+            key: key?,
+            port: port?,
+            on_move: on_move.unwrap_or_default(),
+            options: options?,
+        };
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, route.port));
+        let served = Route::new(route.key.clone(), [any]);
+        if let Some(misfit) = route.options.apply(served).misfit() {
+            self.refused(fields.at(misfit.field), path, &misfit);
+            return None;
+        }
+        Some(PlacedRoute { at: item.at, route })
+    }
+
+    /// The options that are named, as an edge's own file has them.
+    fn route_options(&mut self, fields: &Fields<'_>, path: &str) -> Option<RouteOptions> {
+        let mut options = RouteOptions::default();
+        let mut good = true;
+        for name in ROUTE_OPTIONS {
+            let Some(node) = fields.get(name) else {
+                continue;
+            };
+            if let Err(error) = options.insert(name, node.to_json()) {
+                good = false;
+                self.refused(fields.at(name), path, &error);
+            }
+        }
+        good.then_some(options)
     }
 
     fn stop(&mut self, node: &Node, at: Mark, path: &str) -> Option<StopPolicy> {

@@ -113,6 +113,25 @@ impl Scalar {
     }
 }
 
+impl Scalar {
+    fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        let text = self.text.as_str();
+        let number = match self.kind() {
+            Kind::Null => return Json::Null,
+            Kind::Boolean => return Json::Bool(text.eq_ignore_ascii_case("true")),
+            Kind::Integer => match (text.strip_prefix("0x"), text.strip_prefix("0o")) {
+                (Some(digits), _) => u64::from_str_radix(digits, 16).ok().map(Json::from),
+                (_, Some(digits)) => u64::from_str_radix(digits, 8).ok().map(Json::from),
+                _ => text.parse::<i64>().ok().map(Json::from),
+            },
+            Kind::Number => text.parse::<f64>().ok().map(Json::from),
+            Kind::Text | Kind::List | Kind::Map => None,
+        };
+        number.unwrap_or_else(|| Json::from(text))
+    }
+}
+
 /// Whether it is `0x1f` or `0o17`.
 fn based(text: &str) -> bool {
     let digits = |rest: &str, radix| !rest.is_empty() && rest.chars().all(|c| c.is_digit(radix));
@@ -127,6 +146,19 @@ impl Node {
             Value::Scalar(scalar) => scalar.kind(),
             Value::List(_) => Kind::List,
             Value::Map(_) => Kind::Map,
+        }
+    }
+
+    /// The same value in JSON; a number that JSON cannot have is a text.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::Scalar(scalar) => scalar.to_json(),
+            Value::List(items) => Json::Array(items.iter().map(Self::to_json).collect()),
+            Value::Map(entries) => {
+                let field = |entry: &Entry| (entry.key.text.clone(), entry.value.to_json());
+                Json::Object(entries.iter().map(field).collect())
+            }
         }
     }
 

@@ -271,6 +271,7 @@ mod tests {
                 key: route.parse().unwrap(),
                 port,
                 on_move: flocker_api::route::OnMove::default(),
+                options: flocker_api::options::RouteOptions::default(),
             }],
             ..App::new(container)
         }

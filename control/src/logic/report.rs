@@ -14,7 +14,7 @@ use flocker_api::{
 
 use super::{
     migration::{Entry, Move},
-    reconcile::{Observed, Obstacle, Seen, routes_of},
+    reconcile::{Observed, Obstacle, Seen, lacking},
     saga::{Event, Next, Status},
     state::{AppRecord, Life, Primary, State},
 };
@@ -245,15 +245,8 @@ fn phase(
         Some(ContainerState::Running) => {}
     }
     let missing = observed.edges.iter().find(|(_, edge)| {
-        edge.ok().is_some_and(|report| {
-            let mut routes = routes_of(record, node.address);
-            !routes.all(|route| {
-                report
-                    .routes
-                    .get(&route.key)
-                    .is_some_and(|found| found.route == route)
-            })
-        })
+        edge.ok()
+            .is_some_and(|report| lacking(record, node.address, report).next().is_some())
     });
     match missing {
         Some((edge, _)) => starting(&format!("edge {edge} does not have its routes yet")),

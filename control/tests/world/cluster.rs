@@ -128,6 +128,7 @@ pub fn app() -> App {
             key: key(),
             port: 8081,
             on_move: OnMove::Close,
+            options: flocker_api::options::RouteOptions::default(),
         }],
         depends_on: Vec::new(),
         move_policy: MovePolicy::default(),

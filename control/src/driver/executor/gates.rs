@@ -1,22 +1,31 @@
 //! What each action of a move asks of the edges: all of them at once, each acknowledged.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    app::OnBusy,
+    app::{AppRoute, OnBusy},
     control::{EdgeOutcome, MoveStep, route_keys},
     gate::{
         HoldLimits, HoldReport, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply,
         ResumeRequest, Retarget, SwitchRequest, Token,
     },
     name::EdgeName,
-    route::{Operation, Route, Transaction},
+    route::{Operation, Transaction},
 };
 use futures_util::future::join_all;
 
 use super::{Executor, Outcome};
-use crate::logic::migration::{Facts, Hold, Move};
+use crate::{
+    driver::peers::Peers,
+    logic::{
+        migration::{Facts, Hold, Move},
+        reconcile::wanted,
+    },
+};
 
 impl Executor<'_> {
     /// What stands against pausing the app's routes.
@@ -143,20 +152,16 @@ impl Executor<'_> {
             return Ok(Outcome::said("no routes"));
         }
         let token = token_of(the_move)?;
-        let routes = routes_to_target(the_move)?;
-        let retarget = |route: &Route| Retarget {
+        let target = target_of(the_move)?;
+        let routes = &the_move.header().app.routes;
+        let retarget = |route: &AppRoute| Retarget {
             key: route.key.clone(),
-            upstreams: route.upstreams.clone(),
+            upstreams: vec![SocketAddr::new(target, route.port).into()],
         };
         let request = &SwitchRequest {
             token,
             changes: routes.iter().map(retarget).collect(),
             resume: true,
-        };
-        let operations = routes.into_iter().map(|route| Operation::Put { route });
-        let by_force = &Transaction {
-            against: None,
-            operations: operations.collect(),
         };
         let peers = &self.context.peers;
         let switched = peers.on_all_edges(|edge| async move {
@@ -172,7 +177,9 @@ impl Executor<'_> {
                 // The pause has lapsed, or the edge was started anew, or an earlier attempt
                 // did it: what counts is where the routes lead.
                 Err(error) if !error.code.is_transient() => {
-                    peers.transact(&edge, by_force).await.map(|_| None)
+                    lead_by_force(peers, &edge, routes, target)
+                        .await
+                        .map(|()| None)
                 }
                 Err(error) => Err(error),
             }
@@ -245,21 +252,39 @@ fn token_of(the_move: &Move) -> Result<Token, ErrorBody> {
     token.ok_or_else(|| ErrorBody::new(ErrorCode::Internal, message))
 }
 
-/// The routes as they shall be once the app is at the target.
-fn routes_to_target(the_move: &Move) -> Result<Vec<Route>, ErrorBody> {
-    let header = the_move.header();
-    let Some(target) = the_move.facts().target else {
-        let message = format!("the address of {} is not known", header.to);
-        return Err(ErrorBody::new(ErrorCode::Internal, message));
+/// The address that the app has at the target.
+fn target_of(the_move: &Move) -> Result<IpAddr, ErrorBody> {
+    let unknown = || {
+        let message = format!("the address of {} is not known", the_move.header().to);
+        ErrorBody::new(ErrorCode::Internal, message)
     };
-    let routes = header.app.routes.iter().map(|route| {
-        Route::new(
-            route.key.clone(),
-            [SocketAddr::new(target.apps, route.port)],
-        )
-        .with_on_move(route.on_move)
-    });
-    Ok(routes.collect())
+    let target = the_move.facts().target.as_ref();
+    target.map(|target| target.apps).ok_or_else(unknown)
+}
+
+/// Leads routes of an edge to an address, whatever their gates are; options that the app does
+/// not declare stay as they stand there.
+async fn lead_by_force(
+    peers: &Peers,
+    edge: &EdgeName,
+    routes: &[AppRoute],
+    address: IpAddr,
+) -> Result<(), ErrorBody> {
+    let mut operations = Vec::new();
+    for route in routes {
+        let found = match peers.route(edge, &route.key).await {
+            Ok(found) => Some(found.route),
+            Err(error) if error.code == ErrorCode::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let route = wanted(route, address, found.as_ref());
+        operations.push(Operation::Put { route });
+    }
+    let transaction = Transaction {
+        against: None,
+        operations,
+    };
+    peers.transact(edge, &transaction).await.map(drop)
 }
 
 /// The newest token that an edge has refused ours for.

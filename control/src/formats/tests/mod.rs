@@ -7,7 +7,8 @@ use flocker_api::{
     container::{Probe, StopPolicy},
     control::SourceFile,
     replication::{Keep, Period},
-    route::OnMove,
+    route::{OnMove, Route},
+    upstream::SendProxy,
 };
 
 use super::{FormatError, parse};
@@ -116,6 +117,61 @@ fn the_container_is_read() {
     );
     assert_eq!(container.command.as_ref().unwrap().len(), 3);
     assert_eq!(container.pre_stop.as_ref().unwrap(), &["/bin/flush"]);
+}
+
+#[test]
+fn a_route_takes_every_option_that_an_edge_has() {
+    let app = good(
+        r#"image: i
+x-flocker:
+  routes:
+    - key: https:a.b
+      port: 8443
+      tls: {terminate: {min_version: "1.3"}}
+      health: {kind: http, path: /ready, interval_ms: 500}
+      balance: least_connections
+      allow: [10.0.0.0/8]
+      body_bytes_max: 0x10
+      send_proxy: null"#,
+    );
+    let [route] = &app.routes[..] else {
+        panic!("{:?}", app.routes)
+    };
+    let upstream: std::net::SocketAddr = "10.0.0.1:8443".parse().unwrap();
+    let mut found = Route::new(route.key.clone(), [upstream]);
+    found.send_proxy = Some(SendProxy::V2);
+    found.slow_start_ms = 5;
+    let found = route.options.apply(found);
+    assert!(!found.tls.is_passthrough());
+    assert_eq!(found.health.as_ref().unwrap().interval_ms, 500);
+    assert_eq!((found.body_bytes_max, found.slow_start_ms), (Some(16), 5));
+    assert_eq!(found.send_proxy, None);
+}
+
+#[test]
+fn a_bad_option_of_a_route_is_named_with_its_place() {
+    let errors = bad(r#"x-flocker:
+  routes:
+    - {key: "tcp:1", port: 1,
+       balanse: source}
+    - {key: "tcp:2", port: 2,
+       health: {kind: tcp, path: /}}
+    - {key: "tcp:3", port: 3,
+       error_pages: plain}"#);
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    assert!(
+        errors[0].starts_with("app.yml:8:") && errors[0].contains("did you mean 'balance'"),
+        "{errors:#?}"
+    );
+    assert!(
+        errors[1].starts_with("app.yml:10:") && errors[1].contains("health of a route"),
+        "{errors:#?}"
+    );
+    assert!(
+        errors[2].starts_with("app.yml:12:")
+            && errors[2].contains("error_pages is for routes of HTTP"),
+        "{errors:#?}"
+    );
 }
 
 #[test]

@@ -32,7 +32,8 @@ use flocker_api::{
     volume::{Epoch, Role, VolumeStatus},
 };
 
-pub(super) use self::routes::routes_of;
+pub(super) use self::routes::lacking;
+pub(crate) use self::routes::wanted;
 use self::routes::{forgotten_gates, route_changes};
 use super::state::{AppRecord, Life, Primary, State};
 

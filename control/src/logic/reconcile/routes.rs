@@ -6,22 +6,42 @@ use std::{
 };
 
 use flocker_api::{
+    app::AppRoute,
     gate::GateState,
     name::EdgeName,
     route::{Operation, Route, RouteKey, Transaction},
+    upstream::Upstream,
 };
 
 use super::{Action, EdgeReport, Observed};
 use crate::logic::state::{AppRecord, Life, State};
 
-/// The routes of an app as they shall be, given the address of its node.
-pub(in crate::logic) fn routes_of(
-    record: &AppRecord,
+/// A route of an app as it shall be at an edge that has it like `found`, given the address of
+/// the app's node: what the app declares is set, everything else stays as it stands there.
+pub(crate) fn wanted(route: &AppRoute, address: IpAddr, found: Option<&Route>) -> Route {
+    let upstream = Upstream::from(SocketAddr::new(address, route.port));
+    let mut wanted = match found {
+        Some(found) => found.clone(),
+        None => Route::new(route.key.clone(), Vec::<Upstream>::new()),
+    };
+    // An upstream that leads there already may drain, or have a weight.
+    let leads = |there: &[Upstream]| there.len() == 1 && there[0].address == upstream.address;
+    if !leads(&wanted.upstreams) {
+        wanted.upstreams = vec![upstream];
+    }
+    route.options.apply(wanted.with_on_move(route.on_move))
+}
+
+/// The routes of an app that an edge lacks or has otherwise than they shall be.
+pub(in crate::logic) fn lacking<'r>(
+    record: &'r AppRecord,
     address: IpAddr,
-) -> impl Iterator<Item = Route> {
-    record.app.routes.iter().map(move |route| {
-        Route::new(route.key.clone(), [SocketAddr::new(address, route.port)])
-            .with_on_move(route.on_move)
+    report: &'r EdgeReport,
+) -> impl Iterator<Item = Route> + 'r {
+    record.app.routes.iter().filter_map(move |route| {
+        let found = report.routes.get(&route.key).map(|found| &found.route);
+        let wanted = wanted(route, address, found);
+        (found != Some(&wanted)).then_some(wanted)
     })
 }
 
@@ -54,9 +74,7 @@ pub(super) fn route_changes(
         else {
             continue;
         };
-        let differs =
-            |route: &Route| report.routes.get(&route.key).map(|found| &found.route) != Some(route);
-        let routes = routes_of(record, address).filter(differs);
+        let routes = lacking(record, address, report);
         operations.extend(routes.map(|route| Operation::Put { route }));
     }
     for (name, record) in &state.apps {

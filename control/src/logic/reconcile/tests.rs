@@ -447,6 +447,38 @@ fn an_edge_gets_the_routes_that_it_lacks_or_has_wrong() {
 }
 
 #[test]
+fn an_edge_keeps_the_options_that_the_app_does_not_declare() {
+    let mut scene = Scene::serving();
+    let by_hand = |route: &mut RouteStatus| {
+        route.route.balance = flocker_api::upstream::Balance::Source;
+        route.route.connections_max = 7;
+        route.route.upstreams[0].drain = true;
+    };
+    scene.edge(|report| {
+        let routes = Arc::make_mut(&mut report.routes);
+        by_hand(routes.get_mut(&key()).unwrap());
+    });
+    assert_eq!(scene.plan(), Plan::default());
+    scene.record(|record| {
+        let options = serde_json::json!({"connections_max": 3, "pending_max": 9});
+        record.app.routes[0].options = serde_json::from_value(options).unwrap();
+    });
+    let [Operation::Put { route }] = &scene.operations()[..] else {
+        panic!("{:?}", scene.plan())
+    };
+    assert_eq!((route.connections_max, route.pending_max), (3, 9));
+    assert_eq!(route.balance, flocker_api::upstream::Balance::Source);
+    assert!(route.upstreams[0].drain, "it leads there already");
+    // What was put there is what is wanted.
+    let put = route.clone();
+    scene.edge(|report| {
+        let routes = Arc::make_mut(&mut report.routes);
+        routes.get_mut(&key()).unwrap().route = put;
+    });
+    assert_eq!(scene.plan(), Plan::default());
+}
+
+#[test]
 fn routes_of_others_are_left_alone() {
     let mut scene = Scene::serving();
     scene.edge(|report| {

@@ -1,7 +1,10 @@
 //! What must agree within a route, and between the routes of a host.
 #![warn(clippy::indexing_slicing)]
 
-use flocker_api::route::{Operation, Route, RouteKey, UpstreamProtocol};
+use flocker_api::{
+    options::Misfit,
+    route::{Operation, Route, RouteKey},
+};
 
 use super::{
     RouteTable, TransactionError,
@@ -11,39 +14,22 @@ use super::{
 /// What must agree within a route, upstreams apart.
 pub(super) fn check_route(route: &Route) -> Result<(), TransactionError> {
     let key = &route.key;
-    let in_clear = matches!(key, RouteKey::Http(..));
-    let is_http = match key {
-        RouteKey::Tcp(_) => false,
-        RouteKey::Http(..) => true,
-        RouteKey::Https(..) => !route.tls.is_passthrough(),
+    let opaque = match key {
+        RouteKey::Tcp(_) => true,
+        RouteKey::Http(..) => false,
+        RouteKey::Https(..) => route.tls.is_passthrough(),
     };
-    let misfit = |field, fits| {
-        let key = key.clone();
-        Err(TransactionError::Misfit { key, field, fits })
-    };
-    if !is_http && !key.prefix().is_empty() {
+    if opaque && !key.prefix().is_empty() {
         return Err(TransactionError::PathOfPassthrough(key.clone()));
     }
-    if route.redirect_https.is_some() && !in_clear {
-        return misfit("redirect_https", "http routes");
+    match route.misfit() {
+        Some(Misfit { field, fits }) => Err(TransactionError::Misfit {
+            key: key.clone(),
+            field,
+            fits,
+        }),
+        None => Ok(()),
     }
-    if route.allow_connect && !(is_http && key.prefix().is_empty()) {
-        return misfit("allow_connect", "routes of HTTP without a path");
-    }
-    if route.body_bytes_max.is_some() && !is_http {
-        return misfit("body_bytes_max", "routes of HTTP");
-    }
-    if route.error_pages.is_some() && !is_http {
-        return misfit("error_pages", "routes of HTTP");
-    }
-    if route.upstream_protocol != UpstreamProtocol::Http1 && !is_http {
-        return misfit("upstream_protocol", "routes of HTTP");
-    }
-    // Such a header speaks of one client; a shared connection serves many.
-    if route.upstream_protocol == UpstreamProtocol::H2 && route.send_proxy.is_some() {
-        return misfit("send_proxy", "upstreams that speak HTTP/1.1");
-    }
-    Ok(())
 }
 
 /// TLS is agreed upon before a path is known: whatever is below a path of an `https:` host needs
