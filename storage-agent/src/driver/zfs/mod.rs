@@ -12,6 +12,7 @@
 mod command;
 mod look;
 mod parse;
+mod patience;
 mod probe;
 mod resume;
 mod stream;
@@ -30,6 +31,7 @@ pub(super) use self::stream::{Receiving, Sending};
 use self::{
     command::{CommandError, run},
     parse::{Failure, MORE_PROPERTIES, PROPERTIES},
+    patience::zfs_patiently,
     probe::{Capabilities, Capability, identify, probe},
 };
 use super::storage::{LocalCopy, Stamp, Stream};
@@ -37,9 +39,6 @@ use crate::error::VolumeError;
 
 /// What a listing prints in each line.
 const COLUMNS: &str = "name,property,value,source";
-/// How often a dataset is tried to be destroyed while its unmount still races.
-const DESTROY_TRIES: u32 = 5;
-const DESTROY_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// A pool's `flocker` datasets.
 #[derive(Debug)]
@@ -213,27 +212,17 @@ impl Zfs {
         let dataset = self.dataset(request.id);
         arguments.push(&dataset);
         zfs(&arguments).await?;
-        zfs(&["mount", &dataset]).await?;
+        zfs_patiently(&["mount", &dataset]).await?;
         Ok(())
     }
 
     pub(crate) async fn destroy(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
         self.unmount(copy).await?;
         let dataset = self.dataset(copy.id);
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match zfs(&["destroy", "-r", &dataset]).await {
-                // The unmount before may still be under way in the file system.
-                Err(error) if error.failure == Failure::Busy && tries < DESTROY_TRIES => {
-                    tokio::time::sleep(DESTROY_PAUSE).await;
-                }
-                result => {
-                    unless(Failure::NotFound, result)?;
-                    break;
-                }
-            }
-        }
+        unless(
+            Failure::NotFound,
+            zfs_patiently(&["destroy", "-r", &dataset]).await,
+        )?;
         // The mount point is left only where something was put beneath it; that stays.
         if let Err(error) = tokio::fs::remove_dir(self.mount_point(&copy.name)).await {
             tracing::debug!(volume = %copy.id, %error, "the mount point stays");
@@ -311,10 +300,8 @@ impl Zfs {
     }
 
     pub(crate) async fn mount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
-        unless(
-            Failure::Mounted,
-            zfs(&["mount", &self.dataset(copy.id)]).await,
-        )
+        let dataset = self.dataset(copy.id);
+        unless(Failure::Mounted, zfs_patiently(&["mount", &dataset]).await)
     }
 
     pub(crate) async fn unmount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
