@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
+    aside::Aside,
     container::{ContainerSpec, ContainerStatus},
     name::{NodeName, VolumeId, VolumeName},
     replication::Keep,
@@ -60,6 +61,9 @@ pub struct NodeStatus {
     /// Its lease, and whether it has fenced itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseStatus>,
+    /// What it keeps of volumes that their primaries lack, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asides: Vec<Aside>,
 }
 
 /// A node's storage.

@@ -10,6 +10,7 @@
 //! | [`route`], [`options`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
+//! | [`aside`] | what a node keeps of a volume that its primary lacks |
 //! | [`app`], [`control`] | what people declare, the control service's API |
 //! | [`doctor`] | what a node finds when it examines itself |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
@@ -17,6 +18,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod aside;
 pub mod certificate;
 pub mod client;
 pub mod config;

@@ -157,6 +157,7 @@ fn status(name: &NodeName, node: &Node) -> NodeStatus {
             .collect(),
         containers: node.containers.values().map(container_status).collect(),
         lease: Some(lease()),
+        asides: Vec::new(),
     }
 }
 

@@ -286,6 +286,7 @@ async fn status(State(agent): Shared) -> Response {
                 volumes: volumes.list().await?,
                 containers: found,
                 lease: Some(containers.fence().status()),
+                asides: volumes.asides(),
             })
         })
         .await
@@ -503,6 +504,8 @@ async fn metrics(State(agent): Shared) -> Response {
         problem: storage.and_then(|status| status.problem),
         containers: containers.ok().and_then(Result::ok),
         lease: Some(agent.containers.fence().status()),
+        asides: volumes.asides(),
+        aside_counts: volumes.aside_counts(),
     };
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     (

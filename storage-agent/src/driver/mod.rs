@@ -1,6 +1,7 @@
 //! What touches the world: programs, files, sockets, the clock.
 
 pub mod admin;
+mod asides;
 mod bookmarks;
 mod confirm;
 pub mod containers;

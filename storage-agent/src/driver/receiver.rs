@@ -22,6 +22,7 @@ use super::{
 use crate::{
     error::VolumeError,
     logic::{
+        aside::parting,
         label::Label,
         transfer::{Aftermath, admit, aftermath, genuine},
         wire::{Accept, Ack, Begin, End, Frame, Hello, PROTOCOL},
@@ -88,21 +89,7 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
     let Some(begin) = begun(&mut connection.reader).await? else {
         return Ok(());
     };
-    let progress = entry.progress.begin(&hello.handshake.from, &begin.to);
-    let receiving = Receiving {
-        storage: volumes.storage(),
-        limits,
-        hello: &hello,
-        begin: &begin,
-        here: here.as_ref(),
-    };
-    // What is known holds again once it is known how this ends.
-    entry.forget();
-    let received = receiving
-        .run(connection, &|bytes| progress.set(bytes))
-        .await;
-    // Whoever asked meanwhile has learnt of something half done.
-    entry.forget();
+    let received = receive(connection, volumes, &entry, here, (&hello, &begin)).await;
     match received {
         Ok((guid, now)) => {
             entry.keep_for_sender(hello.handshake.keep.clone());
@@ -115,6 +102,35 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
         }
         Err(error) => refuse(&mut connection.writer, error, Frame::Nack).await,
     }
+}
+
+/// Takes the stream; the guid of the snapshot that is here now, and the copy if it is known.
+async fn receive(
+    connection: &mut Connection,
+    volumes: &Volumes,
+    entry: &Entry,
+    here: Option<LocalCopy>,
+    (hello, begin): (&Hello, &Begin),
+) -> Result<(Guid, Option<LocalCopy>), VolumeError> {
+    let progress = entry.progress.begin(&hello.handshake.from, &begin.to);
+    let here = part(volumes, entry, here, begin, &mut connection.writer).await?;
+    let receiving = Receiving {
+        volumes,
+        entry,
+        storage: volumes.storage(),
+        limits: volumes.limits(),
+        hello,
+        begin,
+        here: here.as_ref(),
+    };
+    // What is known holds again once it is known how this ends.
+    entry.forget();
+    let received = receiving
+        .run(connection, &|bytes| progress.set(bytes))
+        .await;
+    // Whoever asked meanwhile has learnt of something half done.
+    entry.forget();
+    received
 }
 
 /// What the sender is about to send, if anything.
@@ -169,6 +185,42 @@ async fn prepare(
     Ok(here)
 }
 
+/// Keeps aside what the copy has and its sender lacks, as far as both know of it by now.
+async fn part(
+    volumes: &Volumes,
+    entry: &Entry,
+    here: Option<LocalCopy>,
+    begin: &Begin,
+    writer: &mut FrameWriter,
+) -> Result<Option<LocalCopy>, VolumeError> {
+    let Some(copy) = here else {
+        return Ok(None);
+    };
+    let id = copy.id;
+    let storage = volumes.storage();
+    let parting = async {
+        let (common, touched) = if begin.aside.is_empty() {
+            // Whether a dataset was written to is told by the receive itself.
+            (copy.newest().cloned(), storage.is_touched(&copy).await?)
+        } else {
+            let common = parting(&copy.snapshots, begin.from, &begin.aside);
+            let common = common.map_err(|error| VolumeError::Busy {
+                id,
+                reason: error.to_string(),
+            })?;
+            (Some(common), true)
+        };
+        if !touched {
+            return Ok(Some(copy));
+        }
+        volumes
+            .put_aside(entry, &copy, common.as_ref(), None)
+            .await?;
+        storage.find(id).await
+    };
+    alive(volumes.limits(), writer, parting).await
+}
+
 async fn refuse(
     writer: &mut FrameWriter,
     error: VolumeError,
@@ -200,6 +252,8 @@ enum Ended {
 }
 
 struct Receiving<'a> {
+    volumes: &'a Volumes,
+    entry: &'a Entry,
     storage: &'a Storage,
     limits: &'a TransferLimits,
     hello: &'a Hello,
@@ -357,18 +411,21 @@ impl Receiving<'_> {
                 self.storage.stamp(self.here, stamp).await?;
                 Ok(guid)
             }
-            (Aftermath::RollBack(to), _, _) => {
-                tracing::warn!(
-                    volume = %stamp.id, snapshot = %to.name,
-                    "the replica was modified outside of replication; it goes back to its newest snapshot"
-                );
-                self.storage.roll_back(stamp.id, &to.name).await?;
+            (Aftermath::KeepAside(common), _, _) => {
+                let copy = now.ok_or(VolumeError::NotFound(stamp.id))?;
+                let kept = self
+                    .volumes
+                    .put_aside(self.entry, &copy, Some(&common), None);
+                let reason = match kept.await? {
+                    Some(aside) => format!(
+                        "the replica had writes of its own, which are kept aside as {}; it went back to {}",
+                        aside.key, common.name
+                    ),
+                    None => format!("the replica went back to {}", common.name),
+                };
                 Err(VolumeError::Busy {
                     id: stamp.id,
-                    reason: format!(
-                        "the replica had been modified and was rolled back to {}",
-                        to.name
-                    ),
+                    reason,
                 })
             }
             (_, _, Err(failed)) => Err(failed.error),
@@ -378,21 +435,29 @@ impl Receiving<'_> {
         }
     }
 
-    /// Waits for something while telling the sender that this side is alive. A sender that is
-    /// gone is noticed by whoever reads next; what is waited for is seen through either way.
     async fn alive<T>(&self, writer: &mut FrameWriter, waiting: impl Future<Output = T>) -> T {
-        let mut heartbeat = interval(self.limits.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        heartbeat.reset();
-        tokio::pin!(waiting);
-        let mut heard = true;
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut waiting => return done,
-                _ = heartbeat.tick(), if heard => {
-                    heard = writer.send(&Frame::Heartbeat).await.is_ok();
-                }
+        alive(self.limits, writer, waiting).await
+    }
+}
+
+/// Waits for something while telling the sender that this side is alive. A sender that is
+/// gone is noticed by whoever reads next; what is waited for is seen through either way.
+async fn alive<T>(
+    limits: &TransferLimits,
+    writer: &mut FrameWriter,
+    waiting: impl Future<Output = T>,
+) -> T {
+    let mut heartbeat = interval(limits.heartbeat);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeat.reset();
+    tokio::pin!(waiting);
+    let mut heard = true;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut waiting => return done,
+            _ = heartbeat.tick(), if heard => {
+                heard = writer.send(&Frame::Heartbeat).await.is_ok();
             }
         }
     }

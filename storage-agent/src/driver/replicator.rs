@@ -238,8 +238,17 @@ impl Replicator<'_> {
         }
         // The new snapshot may have been listed already; it is no base for itself.
         let bases = copy.bases(name);
-        let from = base(&bases, &accept.snapshots).map_err(|c| diverged(copy, c))?;
-        let token = accept.partial.as_deref().filter(|_| resume == Resume::May);
+        let (from, aside) = match base(&bases, &accept.snapshots) {
+            Ok(from) => (from, Vec::new()),
+            // Both have just looked at what they have: the receiver shall keep its tail aside.
+            Err(Conflict::Diverged { common, theirs, .. }) if look == Look::First => {
+                let tail = theirs.iter().map(|s| s.guid).collect();
+                (Some(common), tail)
+            }
+            Err(conflict) => return Err(diverged(copy, conflict)),
+        };
+        let token = accept.partial.as_deref();
+        let token = token.filter(|_| resume == Resume::May && aside.is_empty());
         let resumption = match token {
             Some(token) => {
                 let theirs = &accept.snapshots;
@@ -252,11 +261,13 @@ impl Replicator<'_> {
                 from: resumption.from,
                 to: resumption.to.name.clone(),
                 resumes: true,
+                aside,
             },
             None => Begin {
                 from: from.as_ref().map(|from| from.guid),
                 to: name.to_owned(),
                 resumes: false,
+                aside,
             },
         };
         connection.writer.send(&Frame::Begin(begin)).await?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
+    aside::Aside,
     name::{VolumeId, VolumeName},
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
@@ -16,7 +17,9 @@ use flocker_api::{
 use super::{directory::Directory, fence::mounts::mounted_below, zfs::Zfs};
 use crate::{
     error::VolumeError,
-    logic::{resume::Resumption, schedule::Sight, transfer::Standing, wire::StreamFeatures},
+    logic::{
+        aside::Note, resume::Resumption, schedule::Sight, transfer::Standing, wire::StreamFeatures,
+    },
 };
 
 /// A copy of a volume on this node, as its storage has it.
@@ -26,6 +29,8 @@ pub(crate) struct LocalCopy {
     pub(crate) name: VolumeName,
     pub(crate) role: Role,
     pub(crate) epoch: Epoch,
+    /// The epoch under which a replica was last a primary, if it was one.
+    pub(crate) wrote: Option<Epoch>,
     pub(crate) size_bytes: Option<u64>,
     pub(crate) used_bytes: u64,
     pub(crate) mounted_at: Option<PathBuf>,
@@ -49,6 +54,14 @@ impl LocalCopy {
         Standing {
             role: self.role,
             epoch: self.epoch,
+        }
+    }
+
+    /// The epoch under which this node last wrote to it.
+    pub(crate) fn wrote_under(&self) -> Option<Epoch> {
+        match self.role {
+            Role::Primary => Some(self.epoch),
+            Role::Replica => self.wrote,
         }
     }
 
@@ -296,9 +309,39 @@ impl Storage {
         each!(self, s => s.unmount(copy))
     }
 
-    /// Back to its newest snapshot.
-    pub(crate) async fn roll_back(&self, id: VolumeId, to: &str) -> Result<(), VolumeError> {
-        each!(self, s => s.roll_back(id, to))
+    /// Keeps what a copy, which is not mounted, has after the common snapshot of the note, and
+    /// takes the copy back to that; nothing is kept where nothing was written. A copy that has no
+    /// common snapshot is kept as a whole, and is then not here any more.
+    pub(crate) async fn keep_aside(
+        &self,
+        copy: &LocalCopy,
+        note: &Note,
+    ) -> Result<Option<Aside>, VolumeError> {
+        each!(self, s => s.keep_aside(copy, note))
+    }
+
+    /// Whether a replica was written to since its newest snapshot, where only a look can tell: a
+    /// dataset that was refuses what it is to receive.
+    pub(crate) async fn is_touched(&self, copy: &LocalCopy) -> Result<bool, VolumeError> {
+        match self {
+            Self::Zfs(_) => Ok(false),
+            Self::Directory(directory) => directory.is_touched(copy).await,
+        }
+    }
+
+    /// Everything that is kept aside on this node.
+    pub(crate) async fn asides(&self) -> Result<Vec<Aside>, VolumeError> {
+        each!(self, s => s.asides())
+    }
+
+    /// Finishes what an end in between has left of [`Self::keep_aside`].
+    pub(crate) async fn finish_asides(&self) -> Result<Vec<VolumeId>, VolumeError> {
+        each!(self, s => s.finish_asides())
+    }
+
+    /// Destroys what is kept aside; what is not there is success.
+    pub(crate) async fn discard_aside(&self, aside: &Aside) -> Result<(), VolumeError> {
+        each!(self, s => s.discard_aside(aside))
     }
 
     /// Keeps of a snapshot what the base of an increment needs, where that can be done.

@@ -37,8 +37,9 @@ impl Volumes {
             };
             let keep = active_policy(&copy).map(|policy| policy.keep.clone());
             let keep = keep.or_else(|| entry.kept_by_sender()).unwrap_or_default();
-            let pins = self.pin(&entry, &copy, &keep).await?;
+            let mut pins = self.pin(&entry, &copy, &keep).await?;
             self.bookmark_bases(&entry, &copy, &pins, &keep).await?;
+            pins.extend(self.pinned_by_asides(id));
             let gone = expendable(&copy.snapshots, &pins, &keep);
             let Some(snapshot) = gone.into_iter().next() else {
                 return Ok(());

@@ -26,6 +26,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    asides::Asides,
     directory::Directory,
     index::{Entry, Index, Knowledge},
     receiver,
@@ -77,6 +78,7 @@ struct Inner {
     node: NodeName,
     link: Link,
     index: Index,
+    asides: Asides,
     scheduler: Arc<Scheduler>,
     rounds: Rounds,
 }
@@ -143,10 +145,12 @@ impl Volumes {
                 node,
                 link,
                 index: Index::default(),
+                asides: Asides::default(),
                 scheduler: Arc::new(Scheduler::new(pace)),
                 rounds: Rounds::default(),
             }),
         };
+        volumes.take_up_asides().await?;
         volumes.sweep().await?;
         scheduler::start(&volumes);
         Ok(volumes)
@@ -169,6 +173,10 @@ impl Volumes {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.inner.storage
+    }
+
+    pub(super) fn asides_known(&self) -> &Asides {
+        &self.inner.asides
     }
 
     pub(crate) fn node(&self) -> &NodeName {

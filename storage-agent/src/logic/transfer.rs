@@ -86,9 +86,9 @@ pub fn admit(
 pub enum Aftermath {
     /// The snapshot is here all the same: it counts as received.
     Received,
-    /// The copy was touched since its newest snapshot, and is provably nothing but a replica:
-    /// roll it back to that snapshot, then let the sender begin again.
-    RollBack(Snapshot),
+    /// The copy was written to since its newest snapshot, which the sender has: that is kept
+    /// aside, the copy goes back to the snapshot, and the sender begins again.
+    KeepAside(Snapshot),
     /// It failed.
     Failed,
 }
@@ -115,9 +115,9 @@ pub fn aftermath(
             if touched
                 && newest.guid == from
                 && here.role == Role::Replica
-                && here.epoch == sender =>
+                && here.epoch <= sender =>
         {
-            Aftermath::RollBack(newest.clone())
+            Aftermath::KeepAside(newest.clone())
         }
         _ => Aftermath::Failed,
     }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_pure_replica_is_rolled_back() {
+    fn only_a_replica_goes_back_and_only_for_its_primary() {
         let snapshot = |guid| Snapshot {
             name: format!("s{guid}"),
             guid: Guid(guid),
@@ -224,11 +224,16 @@ mod tests {
         assert_eq!(after(replica, 3, 1, 2, false), Aftermath::Received);
         assert_eq!(
             after(replica, 3, 2, 9, true),
-            Aftermath::RollBack(snapshot(2))
+            Aftermath::KeepAside(snapshot(2))
         );
         assert_eq!(after(replica, 3, 2, 9, false), Aftermath::Failed);
         assert_eq!(after(replica, 3, 1, 9, true), Aftermath::Failed);
-        assert_eq!(after(replica, 4, 2, 9, true), Aftermath::Failed);
+        assert_eq!(
+            after(replica, 4, 2, 9, true),
+            Aftermath::KeepAside(snapshot(2)),
+            "a primary that it has not heard of"
+        );
+        assert_eq!(after(replica, 2, 2, 9, true), Aftermath::Failed);
         assert_eq!(after(primary, 3, 2, 9, true), Aftermath::Failed);
     }
 }

@@ -3,6 +3,7 @@
 //! Counters and histograms are kept as verbs run; what is a state (volumes, containers) is
 //! asked at each scrape, so that it cannot be wrong.
 
+mod asides;
 mod form;
 mod replication;
 
@@ -11,6 +12,7 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::{FencePhase, LeasePolicy, LeaseStatus, ReplicateReply},
+    aside::Aside,
     container::{ContainerState, ContainerStatus},
     volume::VolumeStatus,
 };
@@ -25,7 +27,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::replication::Rounds;
+pub use self::{asides::AsideCounts, replication::Rounds};
 
 /// The agent itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +91,10 @@ pub struct Observed {
     pub containers: Option<Vec<ContainerStatus>>,
     /// The node's lease.
     pub lease: Option<LeaseStatus>,
+    /// What is kept aside on this node.
+    pub asides: Vec<Aside>,
+    /// How often something was.
+    pub aside_counts: AsideCounts,
 }
 
 impl Metrics {
@@ -181,6 +187,7 @@ impl Metrics {
         let volumes = observed.volumes.as_deref().unwrap_or_default();
         self.rounds.register(&mut all, volumes);
         register_volumes(&mut all, observed);
+        asides::register(&mut all, &observed.asides, &observed.aside_counts);
         register_containers(&mut all, observed);
         register_lease(&mut all, observed);
         let mut text = String::new();
@@ -324,6 +331,8 @@ mod tests {
             problem: None,
             containers: None,
             lease: None,
+            asides: Vec::new(),
+            aside_counts: AsideCounts::default(),
         };
         let text = metrics.text(&observed);
         for line in [

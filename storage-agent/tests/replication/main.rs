@@ -8,6 +8,7 @@
 
 mod bed;
 mod continuous;
+mod divergence;
 mod equality;
 mod faults;
 mod fence;
@@ -47,6 +48,13 @@ stories! {
     a_policy_keeps_a_copy_current,
     a_policy_outlives_the_agent_and_ends_with_the_primary,
     a_target_that_comes_back_is_brought_to_the_newest_at_once;
+    divergence:
+    a_returning_primary_keeps_its_tail_aside_and_catches_up,
+    writes_that_no_snapshot_has_are_kept_aside,
+    a_touched_replica_heals_itself,
+    a_replica_that_was_only_mounted_keeps_nothing_aside,
+    whatever_ends_in_between_is_finished,
+    what_is_kept_aside_outlives_its_volume;
     equality:
     replicas_equal_under_a_random_workload;
     openzfs:
@@ -59,7 +67,7 @@ stories! {
     a_killed_program_is_made_good,
     a_stopped_program_is_noticed_and_made_good,
     a_killed_daemon_is_made_good,
-    a_snapshot_that_only_the_receiver_has_is_a_conflict,
+    a_snapshot_that_only_the_receiver_has_is_in_nobodys_way,
     a_snapshot_of_the_same_name_is_not_taken_for_ours,
     a_base_pruned_at_the_receiver_is_a_conflict_or_made_good,
     a_base_pruned_at_the_sender_is_a_conflict_or_made_good,
@@ -75,12 +83,10 @@ stories! {
     a_lost_acknowledgement_is_found_to_be_success,
     either_side_killed_in_the_middle_is_made_good,
     epochs_fence,
-    a_diverged_replica_is_reported_with_evidence_and_left_alone,
     verbs_can_be_repeated,
     old_snapshots_go_and_the_common_one_stays,
     a_dead_or_wrong_peer_is_named,
     noise_on_the_replication_port_harms_nobody,
-    a_touched_replica_is_rolled_back_and_goes_on,
     a_full_receiver_is_told_apart_and_nothing_is_left;
     fence:
     a_lapsed_lease_takes_the_volumes_away;

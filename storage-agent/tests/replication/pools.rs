@@ -13,6 +13,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -23,6 +24,10 @@ use tempfile::TempDir;
 
 /// Set in the process that runs inside the namespaces, to what makes its pools' names its own.
 const INSIDE: &str = "FLOCKER_TEST_INSIDE";
+/// In there too: where programs are found first, and where else.
+const PROGRAMS: &str = "FLOCKER_TEST_PROGRAMS";
+const PATH: &str = "FLOCKER_TEST_PATH";
+
 /// Which of the two file systems a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileSystem {
@@ -50,6 +55,9 @@ pub fn enclosed(test: &str, story: impl FnOnce()) {
     }
     // Outside, because mounts would be in the way of its removal inside after a failure.
     let place = tempfile::tempdir().unwrap();
+    let programs = place.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    let path = env::var("PATH").unwrap_or_default();
     // A process namespace, because its end is the end of every process in it.
     let status = Command::new("unshare")
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
@@ -57,6 +65,9 @@ pub fn enclosed(test: &str, story: impl FnOnce()) {
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, format!("{}-{}", std::process::id(), test.len()))
         .env("TMPDIR", place.path())
+        .env("PATH", format!("{}:{path}", programs.to_str().unwrap()))
+        .env(PROGRAMS, &programs)
+        .env(PATH, &path)
         .status()
         .expect("unshare of util-linux is there");
     assert!(
@@ -215,6 +226,50 @@ impl Pools {
         }
         // Nothing is mounted there on OpenZFS.
         attempt("umount", &["-l", self.place.path().to_str().unwrap()]).ok();
+    }
+}
+
+/// A `zfs` that changes nothing on a pool any more once it has been used so and so often. To the
+/// agent that is as if it ended there: nothing that it does afterwards has any effect.
+pub struct Lame {
+    place: PathBuf,
+}
+
+impl Lame {
+    /// Lets so many commands through.
+    pub fn after(pool: &str, commands: usize) -> Self {
+        let place = PathBuf::from(env::var(PROGRAMS).unwrap());
+        let script = format!(
+            "#!/bin/sh\n\
+             PATH={path}\n\
+             case \"$1 $*\" in\n\
+             'get '*|'list '*|'send '*|'receive '*) exec zfs \"$@\" ;;\n\
+             *' {pool}/'*) echo \"$*\" >>{spent} ;;\n\
+             *) exec zfs \"$@\" ;;\n\
+             esac\n\
+             [ $(wc -l <{spent}) -gt {commands} ] || exec zfs \"$@\"\n\
+             echo 'nothing is changed any more' >&2\n\
+             exit 1\n",
+            path = env::var(PATH).unwrap(),
+            spent = place.join("spent").display(),
+        );
+        fs::write(place.join("spent"), "").unwrap();
+        fs::write(place.join("new"), script).unwrap();
+        fs::set_permissions(place.join("new"), PermissionsExt::from_mode(0o755)).unwrap();
+        fs::rename(place.join("new"), place.join("zfs")).unwrap();
+        Self { place }
+    }
+
+    /// The commands that were to change something.
+    pub fn spent(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.place.join("spent")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Lame {
+    fn drop(&mut self) {
+        fs::remove_file(self.place.join("zfs")).ok();
     }
 }
 

@@ -50,6 +50,8 @@ pub async fn a_move_there_and_back_with_every_file_rewritten(bed: &mut Bed) {
             epoch += 1;
         }
     }
+    // What was handed over is nothing to be kept aside.
+    assert_eq!((a.volumes.asides(), b.volumes.asides()), (vec![], vec![]));
 }
 
 pub fn code<T: std::fmt::Debug>(result: Result<T, VolumeError>) -> ErrorCode {
@@ -239,24 +241,6 @@ pub async fn epochs_fence(bed: &mut Bed) {
     assert_eq!((status.role, status.epoch), (Role::Primary, Epoch(2)));
 }
 
-pub async fn a_diverged_replica_is_reported_with_evidence_and_left_alone(bed: &mut Bed) {
-    let (a, b) = (&bed.a, &bed.b);
-    let id = a.create("notes").await;
-    a.replicate(id, 1, b).await.unwrap();
-    b.volumes.promote(id, Epoch(2)).await.unwrap();
-    fs::write(b.path(id).await.join("tail"), "only here").unwrap();
-    let tail = b.volumes.snapshot(id, Epoch(2)).await.unwrap();
-    b.volumes.demote(id, Epoch(2)).await.unwrap();
-    a.volumes.promote(id, Epoch(3)).await.unwrap();
-    let body = ErrorBody::from(a.replicate(id, 3, b).await.unwrap_err());
-    assert_eq!(body.code, ErrorCode::Diverged);
-    assert!(body.message.contains(&tail.name), "{}", body.message);
-    assert_eq!(body.details["only_receiver"][0]["name"], tail.name);
-    assert_eq!(b.snapshots(id).await.last(), Some(&tail.name));
-    let content = content_after_promotion(id, b, 4).await;
-    assert!(content.contains_key(Path::new("tail")));
-}
-
 pub async fn verbs_can_be_repeated(bed: &mut Bed) {
     let (a, b) = (&bed.a, &bed.b);
     let request = CreateVolume {
@@ -380,29 +364,6 @@ pub async fn noise_on_the_replication_port_harms_nobody(bed: &mut Bed) {
     }
     let id = a.create("notes").await;
     a.replicate(id, 1, b).await.unwrap();
-}
-
-/// Somebody mounts a replica, writes to it and goes away: it is brought back by itself.
-pub async fn a_touched_replica_is_rolled_back_and_goes_on(bed: &mut Bed) {
-    if bed.zfs().is_none() {
-        return; // The trees of a replica's snapshots are nobody's to write to.
-    }
-    bed.a.patience(TransferLimits::default()).await;
-    let (a, b) = (&bed.a, &bed.b);
-    let id = a.create("notes").await;
-    fs::write(a.path(id).await.join("kept"), "1").unwrap();
-    a.replicate(id, 1, b).await.unwrap();
-    let dataset = b.dataset(id);
-    run("zfs", &["set", "readonly=off", &dataset]);
-    run("zfs", &["mount", &dataset]);
-    let mounted = b.path(id).await;
-    fs::write(mounted.join("kept"), "spoilt").unwrap();
-    // Also mounted still: the receiver unmounts it.
-    fs::write(a.path(id).await.join("more"), "2").unwrap();
-    let reply = a.replicate(id, 1, b).await.unwrap();
-    assert!(!reply.full);
-    let expected = a.facts(id).await;
-    assert_eq!(content_after_promotion(id, b, 2).await, expected);
 }
 
 pub async fn a_full_receiver_is_told_apart_and_nothing_is_left(bed: &mut Bed) {

@@ -110,24 +110,41 @@ pub async fn a_killed_daemon_is_made_good(bed: &mut Bed) {
     bed.is_made_good(&bed.a, &bed.b, id, 1).await;
 }
 
-/// What the receiver has and the sender lacks is named, and stays.
-async fn is_a_conflict(bed: &Bed, id: VolumeId, foreign: &str) {
+/// What the receiver has is named, and stays: nothing tells what it is a copy of.
+async fn is_a_conflict(bed: &Bed, id: VolumeId, known: &str) {
     let before = bed.b.snapshots(id).await;
     let body = ErrorBody::from(bed.a.replicate(id, 1, &bed.b).await.unwrap_err());
     assert_eq!(body.code, ErrorCode::Diverged, "{}", body.message);
-    assert!(body.message.contains(foreign), "{}", body.message);
-    assert_eq!(body.details["only_receiver"][0]["name"], foreign);
+    assert!(body.message.contains(known), "{}", body.message);
+    assert_eq!(body.details["only_receiver"][0]["name"], known);
     assert_eq!(bed.b.snapshots(id).await, before);
 }
 
+/// A snapshot that only the receiver has, and in which nothing was written, is in nobody's way.
+async fn goes_away(bed: &Bed, id: VolumeId, foreign: Guid) {
+    let reply = bed.a.replicate(id, 1, &bed.b).await.unwrap();
+    assert!(!reply.full, "from the common snapshot");
+    let left = bed.b.volumes.get(id).await.unwrap().snapshots;
+    assert!(left.iter().all(|s| s.guid != foreign), "{left:?}");
+    assert_eq!(bed.b.volumes.asides(), [], "nothing was written");
+}
+
 /// A snapshot that somebody else takes of a node's copy.
-async fn foreign_snapshot(node: &Node, id: VolumeId, name: &str) {
+async fn foreign_snapshot(node: &Node, id: VolumeId, name: &str) -> Guid {
     if node.zfs() {
         run(
             "zfs",
             &["snapshot", &format!("{}@{name}", node.dataset(id))],
         );
-        return;
+        return node
+            .volumes
+            .get(id)
+            .await
+            .unwrap()
+            .snapshots
+            .pop()
+            .unwrap()
+            .guid;
     }
     let newest = node.volumes.get(id).await.unwrap().snapshots.pop().unwrap();
     let snapshots = node.place(id).join("snapshots");
@@ -139,6 +156,7 @@ async fn foreign_snapshot(node: &Node, id: VolumeId, name: &str) {
         "createtxg": newest.createtxg + 1,
     });
     fs::write(format!("{to}/snapshot.json"), record.to_string()).unwrap();
+    Guid(newest.guid.0 ^ 1)
 }
 
 async fn destroy_snapshot(node: &Node, id: VolumeId, name: &str) {
@@ -149,21 +167,19 @@ async fn destroy_snapshot(node: &Node, id: VolumeId, name: &str) {
     }
 }
 
-pub async fn a_snapshot_that_only_the_receiver_has_is_a_conflict(bed: &mut Bed) {
+pub async fn a_snapshot_that_only_the_receiver_has_is_in_nobodys_way(bed: &mut Bed) {
     let (id, acknowledged) = replicated(bed, &mut Dice(24)).await;
-    foreign_snapshot(&bed.b, id, "by-hand").await;
-    is_a_conflict(bed, id, "by-hand").await;
+    let foreign = foreign_snapshot(&bed.b, id, "by-hand").await;
+    goes_away(bed, id, foreign).await;
     assert!(bed.b.snapshots(id).await.contains(&acknowledged));
-    destroy_snapshot(&bed.b, id, "by-hand").await;
     bed.is_made_good(&bed.a, &bed.b, id, 1).await;
 }
 
 pub async fn a_snapshot_of_the_same_name_is_not_taken_for_ours(bed: &mut Bed) {
     let (id, _) = replicated(bed, &mut Dice(25)).await;
     let name = bed.a.volumes.snapshot(id, Epoch(1)).await.unwrap().name;
-    foreign_snapshot(&bed.b, id, &name).await;
-    is_a_conflict(bed, id, &name).await;
-    destroy_snapshot(&bed.b, id, &name).await;
+    let foreign = foreign_snapshot(&bed.b, id, &name).await;
+    goes_away(bed, id, foreign).await;
     bed.is_made_good(&bed.a, &bed.b, id, 1).await;
 }
 

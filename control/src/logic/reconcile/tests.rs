@@ -180,6 +180,7 @@ fn node_status(name: &str, last: u8) -> NodeStatus {
         volumes: Vec::new(),
         containers: Vec::new(),
         lease: None,
+        asides: Vec::new(),
     }
 }
 

@@ -5,6 +5,7 @@
 //!                   data/                the volume itself
 //!                   snapshots/NAME/      tree/ and snapshot.json, never written again
 //!                   incoming/            a snapshot that is being made or received
+//! ROOT/asides/UUID.KEY/                  what is kept aside of a volume
 //! MOUNTS/NAME -> ROOT/volumes/UUID/data  only while the copy is a mounted primary
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! base of an increment. Sizes are not enforced. Hard links become copies; sockets, pipes and
 //! device files are left out; extended attributes are not kept.
 
+mod aside;
 mod changes;
 mod files;
 mod stream;
@@ -61,6 +63,12 @@ struct Record {
     data_is: Option<Guid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replication: Option<SetReplication>,
+    /// `data` is being made what a snapshot is, and may be anything between.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    syncing: bool,
+    /// The epoch under which a replica was last a primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wrote: Option<Epoch>,
 }
 
 /// `snapshot.json`.
@@ -146,6 +154,7 @@ impl Places {
             name: record.name,
             role: record.role,
             epoch: record.epoch,
+            wrote: record.wrote,
             size_bytes: record.size_bytes,
             used_bytes,
             mounted_at: mounted.then_some(mount),
@@ -201,6 +210,13 @@ impl Places {
         if let Err(error) = tree::remove(&self.incoming(id)) {
             tracing::warn!(volume = %id, %error, "what was begun of a snapshot stays for now");
         }
+    }
+
+    fn remove_snapshot(&self, id: VolumeId, name: &str) -> Result<(), VolumeError> {
+        let snapshot = self.snapshot(id, name);
+        // The record goes first: what is left after a crash counts as absent.
+        tree::remove(&snapshot.join("snapshot.json"))?;
+        tree::remove(&snapshot)
     }
 
     /// An empty `incoming`.
@@ -329,6 +345,8 @@ impl Directory {
             acknowledged: Vec::new(),
             data_is: None,
             replication: None,
+            syncing: false,
+            wrote: None,
         };
         self.work(move |places| {
             places.make(record.id)?;
@@ -391,12 +409,8 @@ impl Directory {
         name: &str,
     ) -> Result<(), VolumeError> {
         let name = name.to_owned();
-        self.work(move |places| {
-            let snapshot = places.snapshot(id, &name);
-            tree::remove(&snapshot.join("snapshot.json"))?;
-            tree::remove(&snapshot)
-        })
-        .await
+        self.work(move |places| places.remove_snapshot(id, &name))
+            .await
     }
 
     pub(crate) async fn promote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
@@ -421,6 +435,9 @@ impl Directory {
         self.work(move |places| {
             let mut record = places.record(id)?;
             places.unmount_data(&record.name)?;
+            if record.role == Role::Primary {
+                record.wrote = Some(record.epoch);
+            }
             record.role = Role::Replica;
             record.epoch = epoch;
             places.write(&record)
@@ -440,11 +457,6 @@ impl Directory {
             return Ok(());
         }
         self.work(move |places| places.unmount_data(&name)).await
-    }
-
-    /// A replica's data is made from its newest snapshot at promotion: nothing to do now.
-    pub(crate) async fn roll_back(&self, id: VolumeId, _to: &str) -> Result<(), VolumeError> {
-        self.change(id, |record| record.data_is = None).await
     }
 
     pub(crate) async fn set_acknowledged(
@@ -512,8 +524,10 @@ impl Places {
         }
         // Until it is done the data equals nothing.
         record.data_is = None;
+        record.syncing = true;
         self.write(record)?;
         tree::sync(&self.tree(record.id, &newest.name), &self.data(record.id))?;
+        record.syncing = false;
         record.data_is = Some(newest.guid);
         self.write(record)
     }
@@ -552,6 +566,8 @@ impl Places {
                 acknowledged: Vec::new(),
                 data_is: None,
                 replication: None,
+                syncing: false,
+                wrote: None,
             })?;
         }
         self.commit(stamp.id, to, guid)?;

@@ -9,6 +9,7 @@
 //! Whatever the file system, a replica is unmounted while it receives: on zfs-fuse a dataset
 //! that is mounted meanwhile shows old content afterwards, and a mount costs 10 ms.
 
+mod aside;
 mod command;
 mod look;
 mod parse;
@@ -195,7 +196,7 @@ impl Zfs {
         let name = format!("flocker:name={}", request.name);
         let state = format!(
             "flocker:state={}",
-            parse::state(Role::Primary, request.epoch)
+            parse::state(Role::Primary, request.epoch, None)
         );
         let mut options = vec![
             "readonly=off",
@@ -219,6 +220,7 @@ impl Zfs {
     pub(crate) async fn destroy(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
         self.unmount(copy).await?;
         let dataset = self.dataset(copy.id);
+        self.release_clones(&dataset).await?;
         unless(
             Failure::NotFound,
             zfs_patiently(&["destroy", "-r", &dataset]).await,
@@ -276,7 +278,7 @@ impl Zfs {
             // Nobody goes on with it any more, and it pins the snapshot that it is based on.
             self.discard_partial(copy.id).await?;
         }
-        let state = parse::state(Role::Primary, epoch);
+        let state = parse::state(Role::Primary, epoch, None);
         // Each of them waits for the pool's disks, so they wait together.
         tokio::try_join!(
             self.set(copy.id, "flocker:state", &state),
@@ -287,7 +289,8 @@ impl Zfs {
 
     pub(crate) async fn demote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
         self.unmount(copy).await?;
-        let state = parse::state(Role::Replica, epoch);
+        let wrote = copy.wrote_under();
+        let state = parse::state(Role::Replica, epoch, wrote);
         tokio::try_join!(
             self.set(copy.id, "flocker:state", &state),
             self.set(copy.id, "readonly", "on"),
@@ -317,7 +320,8 @@ impl Zfs {
         }
     }
 
-    pub(crate) async fn roll_back(&self, id: VolumeId, to: &str) -> Result<(), VolumeError> {
+    /// Back to its newest snapshot.
+    async fn roll_back(&self, id: VolumeId, to: &str) -> Result<(), VolumeError> {
         zfs(&["rollback", &format!("{}@{to}", self.dataset(id))]).await?;
         Ok(())
     }
@@ -370,7 +374,8 @@ impl Zfs {
         }
         // The state goes last: until then the copy counts as not stamped.
         if new || differs(here.is_some_and(|copy| copy.epoch == stamp.epoch)) {
-            let state = parse::state(Role::Replica, stamp.epoch);
+            let wrote = here.and_then(|copy| copy.wrote);
+            let state = parse::state(Role::Replica, stamp.epoch, wrote);
             self.set(id, "flocker:state", &state).await?;
         }
         Ok(())

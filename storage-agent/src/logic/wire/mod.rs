@@ -89,6 +89,10 @@ pub struct Begin {
     /// Whether it goes on where one broke off. If not, what is kept of that one is thrown away.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumes: bool,
+    /// What the receiver has after the base and the sender lacks. The receiver keeps it aside,
+    /// if it is just that, and goes back to the base.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aside: Vec<Guid>,
 }
 
 /// The stream is complete.

@@ -38,6 +38,7 @@ fn frames() -> Vec<Frame> {
         Frame::Refuse(ErrorBody::new(ErrorCode::StaleEpoch, "epoch 5 is current")),
         Frame::Begin(Begin {
             resumes: true,
+            aside: vec![Guid(9)],
             from: Some(Guid(1)),
             to: "flocker-4-2".to_owned(),
         }),

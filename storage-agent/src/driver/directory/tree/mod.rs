@@ -126,6 +126,20 @@ pub(super) fn diff(old: Option<&Path>, new: &Path, sink: &mut dyn Sink) -> Resul
     Ok(())
 }
 
+/// Whether anything differs, as far as it shows without reading files.
+pub(super) fn looks_other(old: &Path, new: &Path) -> Result<bool, VolumeError> {
+    let (before, now) = (list(old)?, list(new)?);
+    if before != now {
+        return Ok(true);
+    }
+    for (name, (kind, _)) in &now {
+        if *kind == Kind::Directory && looks_other(&old.join(name), &new.join(name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 struct Walk<'a> {
     sink: &'a mut dyn Sink,
 }

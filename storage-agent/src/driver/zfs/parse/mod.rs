@@ -112,19 +112,25 @@ pub(super) const MORE_PROPERTIES: &str = ",encryption,receive_resume_token";
 pub(super) const PROPERTIES: &str = "guid,createtxg,type,used,mounted,mountpoint,refquota,\
      flocker:name,flocker:state,flocker:acknowledged,flocker:replication";
 
-/// Role and epoch in one property, so that they change together or not at all.
-pub(super) fn state(role: Role, epoch: Epoch) -> String {
-    format!("{role}@{epoch}")
+/// Role, epoch, and the epoch under which it was last a primary, in one property, so that they
+/// change together or not at all: `primary@3`, `replica@4`, `replica@4,wrote@3`.
+pub(super) fn state(role: Role, epoch: Epoch, wrote: Option<Epoch>) -> String {
+    let wrote = wrote.map_or_else(String::new, |epoch| format!(",wrote@{epoch}"));
+    format!("{role}@{epoch}{wrote}")
 }
 
-fn parse_state(text: &str) -> Option<(Role, Epoch)> {
+fn parse_state(text: &str) -> Option<(Role, Epoch, Option<Epoch>)> {
+    let (text, wrote) = match text.split_once(",wrote@") {
+        Some((text, wrote)) => (text, Some(Epoch(wrote.parse().ok()?))),
+        None => (text, None),
+    };
     let (role, epoch) = text.split_once('@')?;
     let role = match role {
         "primary" => Role::Primary,
         "replica" => Role::Replica,
         _ => return None,
     };
-    Some((role, Epoch(epoch.parse().ok()?)))
+    Some((role, Epoch(epoch.parse().ok()?), wrote))
 }
 
 /// Reads `zfs get -Hp -r -o name,property,value,source` of [`PROPERTIES`] on `PARENT` or one
@@ -254,13 +260,13 @@ fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
         value.filter(|value| !matches!(*value, "-" | ""))
     };
     let name = own("flocker:name").map_or_else(|| id.to_string(), str::to_owned);
-    let (role, epoch) = match own("flocker:state") {
+    let (role, epoch, wrote) = match own("flocker:state") {
         Some(text) => parse_state(text).ok_or_else(|| {
             VolumeError::Command(format!(
                 "volume {id} has flocker:state '{text}'; primary@EPOCH or replica@EPOCH would be right"
             ))
         })?,
-        None => (Role::Replica, Epoch(0)),
+        None => (Role::Replica, Epoch(0), None),
     };
     let mounted = row.get("mounted").is_some_and(|(value, _)| *value == "yes");
     Ok(LocalCopy {
@@ -270,6 +276,7 @@ fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
             .map_err(|error| VolumeError::Command(format!("volume {id}: {error}")))?,
         role,
         epoch,
+        wrote,
         size_bytes: Some(number(row, "refquota")?).filter(|bytes| *bytes > 0),
         used_bytes: number(row, "used")?,
         mounted_at: row

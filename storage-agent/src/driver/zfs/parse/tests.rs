@@ -110,10 +110,10 @@ fn one_snapshot_is_read() {
 #[test]
 fn states_and_acknowledgements_round_trip() {
     for role in [Role::Primary, Role::Replica] {
-        assert_eq!(
-            parse_state(&state(role, Epoch(12))),
-            Some((role, Epoch(12)))
-        );
+        for wrote in [None, Some(Epoch(11))] {
+            let text = state(role, Epoch(12), wrote);
+            assert_eq!(parse_state(&text), Some((role, Epoch(12), wrote)), "{text}");
+        }
     }
     let guids = [Guid(1), Guid(u64::MAX)];
     assert_eq!(parse_acknowledged(&acknowledged(&guids)), guids);
