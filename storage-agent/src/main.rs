@@ -271,6 +271,7 @@ fn open_runtime(config: &Config) -> anyhow::Result<Runtime> {
                 node: config.node.clone(),
                 address: config.address,
                 kill_limit: limits.kill(),
+                log_bytes_max: limits.log_file_bytes,
             })?)
         }
     })

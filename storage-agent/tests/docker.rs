@@ -258,9 +258,10 @@ async fn a_container_lives_its_life_on_a_real_engine() -> Result<()> {
             &app,
             &["/bin/sh", "-c", "echo beside; exit 4"].map(str::to_owned),
             DEADLINE,
+            1 << 10,
         )
         .await?;
-    assert_eq!((output.exit_code, output.text.as_str()), (4, "beside\n"));
+    assert_eq!((output.exit_code, output.text().as_str()), (4, "beside\n"));
     assert_eq!(runtime.last_lines(&app, 5).await, "said");
 
     // Another agent finds it by what the engine remembers.

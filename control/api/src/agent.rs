@@ -16,6 +16,8 @@
 //! | `POST /v1/containers/{app}/start` | [`EpochRequest`] | [`StartReply`] |
 //! | `POST /v1/containers/{app}/pre-stop` | [`EpochRequest`] | `{}` |
 //! | `POST /v1/containers/{app}/stop` | [`EpochRequest`] | [`StopReply`] |
+//! | `GET /v1/containers/{app}/logs?after=C&tail=N&since_ms=T&wait_ms=W` | | [`crate::logs::LogReply`] |
+//! | `POST /v1/containers/{app}/exec` | [`crate::exec::ExecRequest`] | [`crate::exec::ExecReply`] |
 //! | `DELETE /v1/containers/{app}` | [`EpochRequest`] | `{}` |
 //! | `GET /v1/lease` | | [`LeaseStatus`] |
 //! | `PUT /v1/lease` | [`LeaseRequest`] | [`LeaseStatus`] |

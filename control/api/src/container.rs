@@ -1,6 +1,10 @@
 //! Containers: what shall run, and what does.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +125,50 @@ pub struct Link {
     /// the port, for that node only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<LinkTarget>,
+}
+
+impl Link {
+    /// The address at which the edge of the linking app's node provides this link: one of
+    /// `127.64.0.0/10`, which all nodes have and nobody else can reach. It is reckoned from the
+    /// names of the app and of the link, so that everybody comes to the same without asking.
+    #[must_use]
+    pub fn address(&self, app: &AppName) -> Ipv4Addr {
+        // FNV-1a: well spread, and the same for ever.
+        let bytes = app.as_str().bytes().chain([0]).chain(self.alias.bytes());
+        let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        // Folded, for its upper bits are the better ones; never the first or last of a network.
+        let host = ((hash >> 22) ^ hash) & 0x003f_ffff;
+        Ipv4Addr::from(0x7f40_0000 | host.clamp(1, 0x003f_fffe))
+    }
+
+    /// Whether an address is one of those at which links are provided.
+    #[must_use]
+    pub fn provides(address: Ipv4Addr) -> bool {
+        u32::from(address) & 0xffc0_0000 == 0x7f40_0000
+    }
+
+    /// The variables by which the linking app finds it.
+    #[must_use]
+    pub fn variables(&self, app: &AppName) -> [(String, String); 4] {
+        let alias: String = self
+            .alias
+            .chars()
+            .map(|c| match c {
+                '-' | '.' => '_',
+                c => c.to_ascii_uppercase(),
+            })
+            .collect();
+        let name = format!("{alias}_PORT_{}_TCP", self.local_port);
+        let (host, port) = (self.address(app), self.remote_port);
+        [
+            (format!("{name}_PROTO"), "tcp".to_owned()),
+            (format!("{name}_ADDR"), host.to_string()),
+            (format!("{name}_PORT"), port.to_string()),
+            (name, format!("tcp://{host}:{port}")),
+        ]
+    }
 }
 
 /// What a link leads to.
@@ -261,4 +309,92 @@ pub struct ContainerStatus {
     pub addresses: Vec<SocketAddr>,
     /// The runtime's own name for it (container id, process id).
     pub runtime_id: String,
+    /// How often its agent has started it again since it was last started on demand.
+    #[serde(default)]
+    pub restarts: u32,
+    /// What its health check says, if it has one and runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// What its agent does about its having ended by itself; `None` when it runs, or when it was
+    /// stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+}
+
+/// What the health check of a container that runs says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "health", rename_all = "snake_case")]
+pub enum Health {
+    /// It has not been well yet, and its start period is not over.
+    Starting,
+    /// It is well.
+    Well,
+    /// It has failed too often in a row.
+    Unwell {
+        /// How often.
+        failures: u32,
+        /// What the last run said.
+        reason: String,
+    },
+}
+
+/// What an agent does about a container that has ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Restart {
+    /// It is started again soon.
+    Waiting {
+        /// After this time, in ms.
+        in_ms: u64,
+    },
+    /// Its restart policy leaves it as it is.
+    Left {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(alias: &str) -> Link {
+        Link {
+            alias: alias.to_owned(),
+            local_port: 5432,
+            remote_port: 15432,
+            to: None,
+        }
+    }
+
+    #[test]
+    fn a_link_has_the_four_variables_of_the_first_flocker() {
+        let web: AppName = "web".parse().unwrap();
+        let address = link("my-db").address(&web);
+        let variables = link("my-db").variables(&web);
+        let expected = [
+            ("MY_DB_PORT_5432_TCP_PROTO", "tcp".to_owned()),
+            ("MY_DB_PORT_5432_TCP_ADDR", address.to_string()),
+            ("MY_DB_PORT_5432_TCP_PORT", "15432".to_owned()),
+            ("MY_DB_PORT_5432_TCP", format!("tcp://{address}:15432")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(variables, expected);
+    }
+
+    #[test]
+    fn links_have_loopback_addresses_of_their_own() {
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..200 {
+            let app: AppName = format!("web-{number}").parse().unwrap();
+            for alias in ["db", "cache"] {
+                let address = link(alias).address(&app);
+                assert!(Link::provides(address), "{address}");
+                seen.insert(address);
+            }
+        }
+        assert!(seen.len() >= 398, "{}", seen.len());
+        assert!(!Link::provides(Ipv4Addr::LOCALHOST));
+        assert!(!Link::provides(Ipv4Addr::new(127, 128, 0, 1)));
+    }
 }

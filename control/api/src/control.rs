@@ -7,6 +7,8 @@
 //! | `POST /v2/deploy` | [`DeployRequest`] | [`DeployReply`] |
 //! | `GET /v2/apps/{app}` | | [`AppStatus`] |
 //! | `DELETE /v2/apps/{app}` | | `{}` (its volumes are kept) |
+//! | `GET /v2/apps/{app}/logs?after=C&tail=N&since_ms=T&wait_ms=W` | | [`crate::logs::AppLogReply`] |
+//! | `POST /v2/apps/{app}/exec` | [`crate::exec::ExecRequest`] | [`crate::exec::ExecReply`] |
 //! | `POST /v2/moves` | [`MoveRequest`] | [`MoveStatus`] |
 //! | `GET /v2/moves` | | list of [`MoveStatus`], newest first |
 //! | `GET /v2/moves/{id}?after=R&wait_ms=W` | | [`MoveStatus`], once its revision is above R |

@@ -9,6 +9,7 @@
 //! | [`termination`], [`certificate`] | TLS of clients and upstreams, an edge's certificates |
 //! | [`route`], [`options`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
+//! | [`logs`], [`exec`] | what apps write, commands inside their containers |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`aside`] | what a node keeps of a volume that its primary lacks |
 //! | [`app`], [`control`] | what people declare, the control service's API |
@@ -27,9 +28,11 @@ pub mod control;
 pub mod doctor;
 pub mod edge;
 pub mod error;
+pub mod exec;
 pub mod gate;
 pub mod health;
 pub mod host;
+pub mod logs;
 pub mod name;
 pub mod network;
 pub mod options;

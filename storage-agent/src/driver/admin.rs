@@ -40,7 +40,7 @@ use super::{
     confirm::Confirmations,
     containers::Containers,
     doctor::{self, Patient},
-    preflight,
+    inside, preflight,
 };
 use crate::metrics::{Metrics, Observed};
 
@@ -57,7 +57,7 @@ pub struct Agent {
 }
 
 type Shared = State<Arc<Agent>>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// Serves the API until `shutdown` resolves, then waits for the verbs that run, for at most
 /// `limit`.
@@ -127,6 +127,8 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
         .route("/v1/containers/{app}/start", post(start))
         .route("/v1/containers/{app}/pre-stop", post(pre_stop))
         .route("/v1/containers/{app}/stop", post(stop))
+        .route("/v1/containers/{app}/logs", get(inside::logs))
+        .route("/v1/containers/{app}/exec", post(inside::exec))
         .route("/v1/doctor", post(examine))
         .route("/v1/lease", get(lease).put(renew))
         .route("/metrics", get(metrics))
@@ -175,7 +177,7 @@ impl Agent {
     }
 
     /// Runs a verb to its end, whoever goes away meanwhile.
-    async fn run<T, F>(self: Arc<Self>, verb: &'static str, work: F) -> Response
+    pub(super) async fn run<T, F>(self: Arc<Self>, verb: &'static str, work: F) -> Response
     where
         T: Serialize + Send + 'static,
         F: Future<Output = Result<T, ErrorBody>> + Send + 'static,
@@ -208,6 +210,22 @@ impl Agent {
                 let message = format!("the verb '{verb}' broke; the agent's log says why");
                 self.refuse(verb, &ErrorBody::new(ErrorCode::Internal, message))
             }
+        }
+    }
+
+    pub(super) fn containers(&self) -> &Containers {
+        &self.containers
+    }
+
+    /// Answers a question that is no verb.
+    pub(super) fn answer<T: Serialize>(
+        &self,
+        verb: &'static str,
+        result: Result<T, ErrorBody>,
+    ) -> Response {
+        match result {
+            Ok(answer) => Json(answer).into_response(),
+            Err(error) => self.refuse(verb, &error),
         }
     }
 
@@ -247,14 +265,14 @@ macro_rules! parse {
     };
 }
 
-fn body<T: DeserializeOwned>(body: Body) -> Result<T, ErrorBody> {
+pub(super) fn body<T: DeserializeOwned>(body: Body) -> Result<T, ErrorBody> {
     let invalid = |message: String| ErrorBody::new(ErrorCode::InvalidRequest, message);
     let bytes = body.map_err(|error| invalid(error.body_text()))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| invalid(format!("the body is not valid: {error}")))
 }
 
-fn part<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, ErrorBody>
+pub(super) fn part<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, ErrorBody>
 where
     T::Err: std::fmt::Display,
 {

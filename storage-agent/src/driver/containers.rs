@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use std::{
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::{CreateContainer, RuntimeStatus, StartReply, StopReply},
-    container::{ContainerSpec, ContainerStatus, Probe},
+    container::{ContainerSpec, ContainerStatus},
     name::{AppName, NodeName, VolumeId},
     volume::{Epoch, Role, VolumeStatus},
 };
@@ -31,8 +31,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
     fence::Fence,
-    probe,
     runtime::{Blueprint, Runtime, process},
+    supervisor::Supervisor,
     volumes::{StorageConfig, Volumes},
 };
 use crate::{
@@ -50,21 +50,22 @@ const WRITERS_INTERVAL: Duration = Duration::from_millis(5);
 /// The containers of a node. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone)]
 pub struct Containers {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    node: NodeName,
-    address: IpAddr,
+pub(super) struct Inner {
+    pub(super) node: NodeName,
+    pub(super) address: IpAddr,
     storage: StorageConfig,
-    limits: Limits,
-    runtime: Runtime,
+    pub(super) limits: Limits,
+    pub(super) runtime: Runtime,
     volumes: Volumes,
-    fence: Fence,
+    pub(super) fence: Fence,
     apps: Locks<AppName>,
     /// Taken after the lock of an app, never before.
     fences: Locks<VolumeId>,
+    pub(super) supervisor: Supervisor,
 }
 
 /// A lock for each of many things.
@@ -119,6 +120,7 @@ impl Containers {
                 fence: parts.fence,
                 apps: Locks::new(),
                 fences: Locks::new(),
+                supervisor: Supervisor::default(),
             }),
         }
     }
@@ -137,7 +139,10 @@ impl Containers {
         self.inner.fence.sync(&found);
         let mut all: Vec<_> = found
             .iter()
-            .map(|one| one.status(self.inner.address))
+            .map(|one| {
+                self.supervise(one);
+                self.supervised(one, one.status(self.inner.address))
+            })
             .collect();
         all.sort_by(|a, b| a.app.cmp(&b.app));
         Ok(all)
@@ -165,15 +170,24 @@ impl Containers {
         let existing = self.inner.runtime.find(app).await?;
         match self.decide(app, existing.as_ref(), epoch).create(&spec)? {
             Create::Keep => {}
-            Create::Make => self.make(&spec, epoch).await?,
+            Create::Make => {
+                self.fetch_image(&spec).await?;
+                self.make(&spec, epoch).await?;
+            }
             Create::Replace => {
-                // Asked before the old one is gone: it is better than none.
-                self.inner.runtime.check_image(&spec.image).await?;
+                // Fetched before the old one is gone: it is better than none.
+                self.fetch_image(&spec).await?;
+                self.leave(app);
                 self.inner.runtime.remove(app).await?;
                 self.make(&spec, epoch).await?;
             }
         }
         Ok(self.found(app).await?.status(self.inner.address))
+    }
+
+    async fn fetch_image(&self, spec: &ContainerSpec) -> Result<(), ErrorBody> {
+        let limit = self.inner.limits.pull();
+        Ok(self.inner.runtime.fetch_image(&spec.image, limit).await?)
     }
 
     async fn make(&self, spec: &ContainerSpec, epoch: Epoch) -> Result<(), ErrorBody> {
@@ -193,21 +207,7 @@ impl Containers {
     pub async fn start(&self, app: &AppName, epoch: Epoch) -> Result<StartReply, ErrorBody> {
         let began = Instant::now();
         let _one_at_a_time = self.lock(app).await;
-        let existing = self.inner.runtime.find(app).await?;
-        let step = self.decide(app, existing.as_ref(), epoch).start()?;
-        // A start is decided only where there is a container.
-        let spec = existing
-            .map(|found| found.spec)
-            .ok_or_else(|| no_container(app))?;
-        {
-            let _no_demotion = self.fences(&spec).await;
-            self.inner.fence.permit()?;
-            self.check_primary(&spec, epoch).await?;
-            match step {
-                Start::Await => {}
-                Start::Start => self.inner.runtime.start(app).await?,
-            }
-        }
+        let spec = self.run(app, epoch).await?;
         let started = began.elapsed();
         // Asked while the probe is awaited: in a pause each request to the runtime counts.
         let ready = async { self.await_ready(&spec).await.map(|()| began.elapsed()) };
@@ -215,6 +215,7 @@ impl Containers {
             let found = self.found(app).await;
             if let Ok(container) = &found {
                 self.inner.fence.watch(container);
+                self.supervise_anew(container);
             }
             found
         };
@@ -229,6 +230,29 @@ impl Containers {
         })
     }
 
+    /// Has an app's process run, if its volumes are the primaries of this epoch; the app is
+    /// locked. Answers with what it was made of.
+    pub(super) async fn run(
+        &self,
+        app: &AppName,
+        epoch: Epoch,
+    ) -> Result<ContainerSpec, ErrorBody> {
+        let existing = self.inner.runtime.find(app).await?;
+        let step = self.decide(app, existing.as_ref(), epoch).start()?;
+        // A start is decided only where there is a container.
+        let spec = existing
+            .map(|found| found.spec)
+            .ok_or_else(|| no_container(app))?;
+        let _no_demotion = self.fences(&spec).await;
+        self.inner.fence.permit()?;
+        self.check_primary(&spec, epoch).await?;
+        match step {
+            Start::Await => {}
+            Start::Start => self.inner.runtime.start(app).await?,
+        }
+        Ok(spec)
+    }
+
     /// Runs an app's pre-stop command, if it has one.
     ///
     /// # Errors
@@ -241,7 +265,7 @@ impl Containers {
             return Ok(());
         };
         let limit = Duration::from_millis(self.inner.limits.pre_stop_ms);
-        let output = self.inner.runtime.exec(app, command, limit).await?;
+        let output = self.hook(app, command, limit).await?;
         if output.exit_code == 0 {
             return Ok(());
         }
@@ -250,10 +274,10 @@ impl Containers {
             command.join(" "),
             self.inner.node,
             output.exit_code,
-            output.text.trim_end()
+            output.text().trim_end()
         );
         Err(ErrorBody::new(ErrorCode::Precondition, message)
-            .with_details(json!({ "exit_code": output.exit_code, "output": output.text })))
+            .with_details(json!({ "exit_code": output.exit_code, "output": output.text() })))
     }
 
     /// Stops an app's container and proves that nothing writes to its volumes any more.
@@ -275,7 +299,10 @@ impl Containers {
         if !existing.runs() || existing.epoch != epoch {
             self.check_not_stale(&existing.spec, epoch).await?;
         }
-        let (exit_code, killed) = match self.decide(app, Some(&existing), epoch).stop()? {
+        let stop = self.decide(app, Some(&existing), epoch).stop()?;
+        // From here on its end is our doing.
+        self.leave(app);
+        let (exit_code, killed) = match stop {
             Stop::Nothing => (None, false),
             Stop::Prove { exit_code } => {
                 if existing.state != flocker_api::container::ContainerState::Created {
@@ -309,7 +336,10 @@ impl Containers {
         self.check_not_stale(&existing.spec, epoch).await?;
         match self.decide(app, Some(&existing), epoch).remove()? {
             Remove::Nothing => Ok(()),
-            Remove::Remove => Ok(self.inner.runtime.remove(app).await?),
+            Remove::Remove => {
+                self.forget(app);
+                Ok(self.inner.runtime.remove(app).await?)
+            }
         }
     }
 
@@ -432,90 +462,6 @@ impl Containers {
         Ok(())
     }
 
-    /// Waits for the probe to answer, for the app to end, or for the time to be over.
-    async fn await_ready(&self, spec: &ContainerSpec) -> Result<(), ErrorBody> {
-        let Some(probe) = &spec.ready else {
-            return self.check_runs(spec).await;
-        };
-        let (Probe::Tcp { timeout_ms, .. }
-        | Probe::Http { timeout_ms, .. }
-        | Probe::Exec { timeout_ms, .. }) = probe;
-        let limit = Duration::from_millis(*timeout_ms);
-        let mut reason = "it was not probed yet".to_owned();
-        let ready = async {
-            let pause = Duration::from_millis(self.inner.limits.probe_interval_ms);
-            while let Err(error) = self.probe(spec, probe).await {
-                reason = error;
-                tokio::time::sleep(pause).await;
-            }
-        };
-        tokio::select! {
-            () = ready => Ok(()),
-            ended = self.inner.runtime.ended(&spec.app) => Err(self.ended_early(spec, ended?).await),
-            () = tokio::time::sleep(limit) => {
-                let message = format!(
-                    "{} on {} was not ready within {limit:?}: {reason}",
-                    spec.app, self.inner.node
-                );
-                let output = self.last_lines(spec).await;
-                Err(ErrorBody::new(ErrorCode::Timeout, message)
-                    .with_details(json!({ "output": output })))
-            }
-        }
-    }
-
-    async fn check_runs(&self, spec: &ContainerSpec) -> Result<(), ErrorBody> {
-        match self.found(&spec.app).await?.state {
-            flocker_api::container::ContainerState::Exited { code } => {
-                Err(self.ended_early(spec, container::known_exit(code)).await)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn ended_early(&self, spec: &ContainerSpec, code: Option<i64>) -> ErrorBody {
-        let output = self.last_lines(spec).await;
-        let code_text = code.map_or_else(|| "an unknown code".to_owned(), |code| code.to_string());
-        let message = format!(
-            "{} on {} ended with {code_text} before it was ready; its last lines: {}",
-            spec.app,
-            self.inner.node,
-            if output.is_empty() { "(none)" } else { &output }
-        );
-        ErrorBody::new(ErrorCode::Internal, message)
-            .with_details(json!({ "exit_code": code, "output": output }))
-    }
-
-    async fn last_lines(&self, spec: &ContainerSpec) -> String {
-        let lines = self.inner.limits.log_lines;
-        self.inner.runtime.last_lines(&spec.app, lines).await
-    }
-
-    async fn probe(&self, spec: &ContainerSpec, probe: &Probe) -> Result<(), String> {
-        let attempt = self.inner.limits.probe_attempt();
-        let at = |port: u16| SocketAddr::new(self.inner.address, port);
-        match probe {
-            Probe::Tcp { port, .. } => probe::tcp(at(*port), attempt)
-                .await
-                .map_err(|error| format!("port {}: {error}", at(*port))),
-            Probe::Http { port, path, .. } => probe::http(at(*port), path, attempt)
-                .await
-                .map_err(|error| format!("http://{}{path}: {error}", at(*port))),
-            Probe::Exec { command, .. } => {
-                match self.inner.runtime.exec(&spec.app, command, attempt).await {
-                    Ok(output) if output.exit_code == 0 => Ok(()),
-                    Ok(output) => Err(format!(
-                        "'{}' ended with {}: {}",
-                        command.join(" "),
-                        output.exit_code,
-                        output.text.trim_end()
-                    )),
-                    Err(error) => Err(flocker_api::error::chain(&error)),
-                }
-            }
-        }
-    }
-
     /// The runtime says that the app is gone; this asks the kernel who has a file of its
     /// volumes open for writing, whoever it is.
     async fn prove_no_writers(&self, spec: &ContainerSpec) -> Result<(), ErrorBody> {
@@ -553,7 +499,7 @@ impl Containers {
         Ok(())
     }
 
-    async fn found(&self, app: &AppName) -> Result<Container, ErrorBody> {
+    pub(super) async fn found(&self, app: &AppName) -> Result<Container, ErrorBody> {
         let found = self.inner.runtime.find(app).await?;
         found.ok_or_else(|| no_container(app))
     }
@@ -572,7 +518,7 @@ impl Containers {
         }
     }
 
-    async fn lock(&self, app: &AppName) -> OwnedMutexGuard<()> {
+    pub(super) async fn lock(&self, app: &AppName) -> OwnedMutexGuard<()> {
         self.inner.apps.lock(app.clone()).await
     }
 

@@ -1,4 +1,5 @@
-//! What would stand against running an app on this node; changes nothing.
+//! What would stand against running an app on this node. Changes nothing, but an image that is not
+//! there is fetched, where that can be: so before anything stops.
 
 use std::{io, net::SocketAddr, path::Path};
 
@@ -26,7 +27,7 @@ pub(super) async fn check(containers: &Containers, request: &PreflightRequest) -
     match status.problem {
         Some(problem) => problems.push(problem),
         None => {
-            let image = runtime.check_image(&spec.image).await;
+            let image = runtime.fetch_image(&spec.image, limits.pull()).await;
             problems.extend(image.err().map(|error| flocker_api::error::chain(&error)));
         }
     }

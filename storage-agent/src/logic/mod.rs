@@ -8,6 +8,7 @@ pub mod fence;
 pub mod label;
 pub mod plan;
 pub mod rate;
+pub mod restart;
 pub mod resume;
 pub mod retention;
 pub mod schedule;

@@ -17,7 +17,7 @@ use flocker_api::{
         CreateContainer, CreateVolume, EpochRequest, NodeStatus, ReplicateReply, ReplicateRequest,
     },
     client::{Client, Endpoint},
-    container::{ContainerSpec, Mount, StopPolicy},
+    container::{ContainerSpec, Mount},
     name::VolumeId,
     tls::{
         Credentials, Expected, Files, Identity, Role,

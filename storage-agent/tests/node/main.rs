@@ -4,4 +4,5 @@
 mod bed;
 mod doctor;
 mod fence;
+mod supervise;
 mod tls;

@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::RuntimeStatus,
-    container::ContainerSpec,
+    container::{ContainerSpec, Probe},
+    logs::{LogQuery, LogReply},
     name::{AppName, NodeName},
     volume::Epoch,
 };
@@ -26,8 +27,17 @@ pub(crate) use pidfd::open as hold;
 pub use docker::Docker;
 pub use process::Process;
 
-/// Most output that is kept of a command run inside a container, in bytes.
+/// Most output that is kept of a hook or a probe run inside a container, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
+
+/// How much of an app's output one answer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBounds {
+    /// Lines.
+    pub lines: usize,
+    /// Bytes, about.
+    pub bytes: usize,
+}
 
 /// All that a runtime needs to make a container.
 #[derive(Debug, Clone)]
@@ -50,12 +60,26 @@ pub struct Ended {
 }
 
 /// What a command run inside a container came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Output {
     /// Its exit code.
     pub exit_code: i64,
-    /// The end of what it wrote, at most [`OUTPUT_BYTES_MAX`].
-    pub text: String,
+    /// The end of what it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// The end of what it wrote to standard error.
+    pub stderr: Vec<u8>,
+    /// Whether there was more of either.
+    pub truncated: bool,
+}
+
+impl Output {
+    /// Both, for a message.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let out = String::from_utf8_lossy(&self.stdout);
+        let errors = String::from_utf8_lossy(&self.stderr);
+        format!("{out}{errors}")
+    }
 }
 
 /// Why a runtime cannot do what it was told.
@@ -245,6 +269,25 @@ impl Runtime {
         engine!(self, engine => engine.check_image(image).await)
     }
 
+    /// Has an image come that is not there, where the engine can.
+    ///
+    /// # Errors
+    /// It is not there and does not come.
+    pub async fn fetch_image(&self, image: &str, limit: Duration) -> Result<(), RuntimeError> {
+        match self {
+            Self::Docker(docker) => docker.fetch_image(image, limit).await,
+            Self::Process(process) => process.check_image(image).await,
+        }
+    }
+
+    /// By which the image itself says that one sees whether it serves, if it does.
+    pub async fn image_probe(&self, image: &str) -> Option<Probe> {
+        match self {
+            Self::Docker(docker) => docker.image_probe(image).await,
+            Self::Process(_) => None,
+        }
+    }
+
     /// Makes a container; none of this app may be there.
     ///
     /// # Errors
@@ -286,7 +329,7 @@ impl Runtime {
         engine!(self, engine => engine.remove(app).await)
     }
 
-    /// Runs a command inside the app's running container.
+    /// Runs a command inside the app's running container; keeps the end of what it writes.
     ///
     /// # Errors
     /// The container does not run, the command cannot be started or takes too long.
@@ -295,8 +338,22 @@ impl Runtime {
         app: &AppName,
         command: &[String],
         limit: Duration,
+        bytes_max: usize,
     ) -> Result<Output, RuntimeError> {
-        engine!(self, engine => engine.exec(app, command, limit).await)
+        engine!(self, engine => engine.exec(app, command, limit, bytes_max).await)
+    }
+
+    /// What the app's container wrote.
+    ///
+    /// # Errors
+    /// There is none, or the engine does not answer.
+    pub async fn logs(
+        &self,
+        app: &AppName,
+        query: &LogQuery,
+        bounds: LogBounds,
+    ) -> Result<LogReply, RuntimeError> {
+        engine!(self, engine => engine.logs(app, query, bounds).await)
     }
 
     /// The last lines that the app's container wrote since its last start.
@@ -311,12 +368,12 @@ fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Appends, keeping only the last [`OUTPUT_BYTES_MAX`] bytes.
-fn append_bounded(kept: &mut Vec<u8>, more: &[u8]) {
+/// Appends, keeping only the last so many bytes; whether some were dropped.
+fn append_bounded(kept: &mut Vec<u8>, more: &[u8], most: usize) -> bool {
     kept.extend_from_slice(more);
-    if kept.len() > OUTPUT_BYTES_MAX {
-        kept.drain(..kept.len() - OUTPUT_BYTES_MAX);
-    }
+    let excess = kept.len().saturating_sub(most);
+    kept.drain(..excess);
+    excess > 0
 }
 
 /// As `KEY=value`.
@@ -338,9 +395,16 @@ mod tests {
     #[test]
     fn kept_output_is_bounded_and_is_the_end() {
         let mut kept = Vec::new();
-        for byte in [b'a', b'b'] {
-            append_bounded(&mut kept, &vec![byte; OUTPUT_BYTES_MAX - 1]);
-        }
+        assert!(!append_bounded(
+            &mut kept,
+            &[b'a'; OUTPUT_BYTES_MAX - 1],
+            OUTPUT_BYTES_MAX
+        ));
+        assert!(append_bounded(
+            &mut kept,
+            &[b'b'; OUTPUT_BYTES_MAX - 1],
+            OUTPUT_BYTES_MAX
+        ));
         assert_eq!(kept.len(), OUTPUT_BYTES_MAX);
         assert_eq!((kept[0], kept[1]), (b'a', b'b'));
     }

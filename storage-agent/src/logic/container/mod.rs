@@ -60,6 +60,9 @@ impl Container {
                 .map(|port| SocketAddr::new(address, *port))
                 .collect(),
             runtime_id: self.runtime_id.clone(),
+            restarts: 0,
+            health: None,
+            restart: None,
         }
     }
 
@@ -366,6 +369,19 @@ impl Decide<'_> {
     }
 }
 
+/// Program and arguments, of what the image and the specification say.
+#[must_use]
+pub fn command_line(image: &[String], spec: &ContainerSpec) -> Vec<String> {
+    let arguments = match (&spec.command, &spec.entrypoint) {
+        (Some(command), _) => command.as_slice(),
+        // It replaces the image's command, too.
+        (None, Some(_)) => &[],
+        (None, None) => image,
+    };
+    let program = spec.entrypoint.iter().flatten();
+    program.chain(arguments).cloned().collect()
+}
+
 /// The code, unless it is [`EXIT_UNKNOWN`].
 #[must_use]
 pub fn known_exit(code: i64) -> Option<i64> {
@@ -401,6 +417,23 @@ pub fn check_spec(spec: &ContainerSpec) -> Result<(), Refusal> {
     let commands = [&spec.command, &spec.pre_stop];
     if commands.into_iter().flatten().any(Vec::is_empty) {
         return Err(invalid("a command needs a program".to_owned()));
+    }
+    if spec.labels.keys().any(|key| key.starts_with("flocker.")) {
+        return Err(invalid(
+            "labels that begin with 'flocker.' are the agent's own".to_owned(),
+        ));
+    }
+    if spec.entrypoint.as_ref().is_some_and(Vec::is_empty) && spec.command.is_none() {
+        return Err(invalid(
+            "without an entrypoint it needs a command".to_owned(),
+        ));
+    }
+    if spec
+        .health
+        .as_ref()
+        .is_some_and(|health| health.command.is_empty())
+    {
+        return Err(invalid("its health check needs a program".to_owned()));
     }
     check_mounts(spec).map_err(invalid)?;
     spec.ready
@@ -468,8 +501,8 @@ pub fn signal(name: &str) -> Option<i32> {
     })
 }
 
-/// What the container finds in its environment: the image's variables, its own above them,
-/// and Flocker's above all.
+/// What the container finds in its environment: the image's variables, those of its links above
+/// them, its own above those, and Flocker's above all.
 #[must_use]
 pub fn environment(
     image: &BTreeMap<String, String>,
@@ -479,6 +512,8 @@ pub fn environment(
     volume: Option<&PathBuf>,
 ) -> BTreeMap<String, String> {
     let mut variables = image.clone();
+    let links = spec.links.iter();
+    variables.extend(links.flat_map(|link| link.variables(&spec.app)));
     variables.extend(spec.environment.clone());
     variables.insert("FLOCKER_APP".to_owned(), spec.app.to_string());
     variables.insert("FLOCKER_NODE".to_owned(), node.to_string());

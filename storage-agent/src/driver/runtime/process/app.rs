@@ -11,6 +11,7 @@ use tokio::{process::Child, sync::watch, task::AbortHandle};
 
 use super::{
     cgroup::Cgroup,
+    log::Log,
     procfs,
     record::{Life, Record},
     spawn,
@@ -26,6 +27,7 @@ pub(super) struct App {
     pub(super) folder: PathBuf,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) record: watch::Sender<Record>,
+    pub(super) log: Log,
     process: Mutex<Option<Handle>>,
 }
 
@@ -49,6 +51,7 @@ impl Drop for App {
 impl App {
     pub(super) fn new(folder: PathBuf, record: Record, cgroup: Option<Cgroup>) -> Self {
         Self {
+            log: Log::new(&folder),
             folder,
             cgroup,
             record: watch::Sender::new(record),

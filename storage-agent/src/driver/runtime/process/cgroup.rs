@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flocker_api::name::AppName;
+use flocker_api::{container::ContainerSpec, name::AppName};
 
 /// Where cgroup v2 is mounted: alone, or beside the v1 controllers.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -53,19 +53,25 @@ impl Cgroup {
     /// Makes it, with these limits as far as the tree has their controllers.
     ///
     /// Answers with the limits that could not be set.
-    pub(super) fn make(
-        &self,
-        memory_bytes: Option<u64>,
-        cpu_shares: Option<u32>,
-    ) -> io::Result<Vec<&'static str>> {
+    pub(super) fn make(&self, spec: &ContainerSpec) -> io::Result<Vec<&'static str>> {
         fs::create_dir_all(&self.folder)?;
         let mut missing = Vec::new();
         let limits = [
-            ("memory.max", memory_bytes.map(|bytes| bytes.to_string())),
+            (
+                "memory.max",
+                spec.memory_bytes.map(|bytes| bytes.to_string()),
+            ),
             (
                 "cpu.weight",
-                cpu_shares.map(|shares| weight(shares).to_string()),
+                spec.cpu_shares.map(|shares| weight(shares).to_string()),
             ),
+            // So many microseconds in each tenth of a second.
+            (
+                "cpu.max",
+                spec.cpu_millis
+                    .map(|millis| format!("{} 100000", millis * 100)),
+            ),
+            ("pids.max", spec.pids_max.map(|most| most.to_string())),
         ];
         for (file, value) in limits {
             if value.is_some_and(|value| fs::write(self.folder.join(file), value).is_err()) {

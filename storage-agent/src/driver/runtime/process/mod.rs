@@ -21,16 +21,18 @@ use std::{
 
 use flocker_api::{
     agent::{RuntimeKind, RuntimeStatus},
+    logs::{LogQuery, LogReply},
     name::{AppName, NodeName},
 };
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use super::{Blueprint, Ended, Output, RuntimeError, tail};
+use super::{Blueprint, Ended, LogBounds, Output, RuntimeError};
 use crate::logic::container::{self, Container};
 
 mod app;
 mod cgroup;
+mod log;
 mod procfs;
 mod record;
 mod spawn;
@@ -42,8 +44,11 @@ use app::{App, lock};
 use cgroup::Cgroups;
 use record::{Image, Life, Record};
 
-/// How much of the end of an app's output is read for messages, in bytes.
-const LOG_TAIL_BYTES: u64 = 16 << 10;
+/// Between two looks at how long the apps' output has become.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two looks for new output that someone waits for.
+const LOG_WAIT_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Between two looks at processes that were killed and are about to vanish.
 const VANISH_INTERVAL: Duration = Duration::from_millis(2);
@@ -61,6 +66,8 @@ pub struct ProcessConfig {
     pub address: IpAddr,
     /// How long killed processes may take to vanish.
     pub kill_limit: Duration,
+    /// How much of each app's output is kept, in bytes.
+    pub log_bytes_max: u64,
 }
 
 /// The process runtime.
@@ -111,6 +118,7 @@ impl Process {
             }),
         };
         runtime.adopt_all()?;
+        runtime.keep_logs();
         Ok(runtime)
     }
 
@@ -239,7 +247,7 @@ impl Process {
         );
         let name = spec.app.clone();
         let record = Record {
-            command: spec.command.clone().unwrap_or(image.command),
+            command: container::command_line(&image.command, &spec),
             epoch,
             environment,
             user,
@@ -274,7 +282,7 @@ impl Process {
         }
         if let Some(cgroup) = &app.cgroup {
             let missing = cgroup
-                .make(record.spec.memory_bytes, record.spec.cpu_shares)
+                .make(&record.spec)
                 .map_err(RuntimeError::io("make the cgroup of", name.as_str()))?;
             if !missing.is_empty() {
                 tracing::warn!(app = %name, ?missing, "the cgroup tree lacks these controllers");
@@ -349,10 +357,11 @@ impl Process {
         name: &AppName,
         command: &[String],
         limit: Duration,
+        bytes_max: usize,
     ) -> Result<Output, RuntimeError> {
         let app = self.get(name)?;
         let record = app.record.borrow().clone();
-        spawn::run(&app, &record, command, limit)
+        spawn::run(&app, &record, command, limit, bytes_max)
             .await
             .map_err(RuntimeError::io("run", &command[0]))?
             .ok_or_else(|| RuntimeError::CommandTimeout {
@@ -364,13 +373,56 @@ impl Process {
     }
 
     pub(super) async fn last_lines(&self, name: &AppName, lines: usize) -> String {
-        let Ok(app) = self.get(name) else {
-            return String::new();
-        };
-        tail(
-            &read_end(&app.folder.join("log")).unwrap_or_default(),
-            lines,
-        )
+        let app = self.get(name);
+        app.ok()
+            .and_then(|app| app.log.last_lines(lines).ok())
+            .unwrap_or_default()
+    }
+
+    pub(super) async fn logs(
+        &self,
+        name: &AppName,
+        query: &LogQuery,
+        bounds: LogBounds,
+    ) -> Result<LogReply, RuntimeError> {
+        let app = self.get(name)?;
+        let deadline = Instant::now() + Duration::from_millis(query.wait_ms);
+        let mut query = query.clone();
+        loop {
+            let runs = matches!(app.record.borrow().life, Life::Running { .. });
+            let reply = app
+                .log
+                .read(&query, bounds, runs)
+                .map_err(RuntimeError::io("read the output of", name.as_str()))?;
+            if !reply.lines.is_empty() || Instant::now() >= deadline {
+                return Ok(reply);
+            }
+            // Only what comes from now on is waited for.
+            query.after = reply.cursor;
+            tokio::time::sleep(LOG_WAIT_INTERVAL).await;
+        }
+    }
+
+    /// Keeps the apps' output within its limit; ends with the runtime.
+    fn keep_logs(&self) {
+        let inner = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            let mut looks = tokio::time::interval(LOG_INTERVAL);
+            loop {
+                looks.tick().await;
+                let Some(inner) = inner.upgrade() else { return };
+                let apps: Vec<_> = lock(&inner.apps).values().cloned().collect();
+                let bytes_max = inner.config.log_bytes_max;
+                let kept = tokio::task::spawn_blocking(move || {
+                    for app in apps {
+                        if let Err(error) = app.log.keep(bytes_max) {
+                            tracing::warn!(folder = %app.folder.display(), %error, "its output is not bounded");
+                        }
+                    }
+                });
+                drop(kept.await);
+            }
+        });
     }
 
     fn get(&self, name: &AppName) -> Result<Arc<App>, RuntimeError> {
@@ -382,16 +434,6 @@ impl Process {
                 node: self.inner.config.node.clone(),
             })
     }
-}
-
-fn read_end(file: &Path) -> io::Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = fs::File::open(file)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
-    let mut end = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut end)?;
-    Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
 #[cfg(test)]

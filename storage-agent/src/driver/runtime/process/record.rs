@@ -1,7 +1,7 @@
 //! What the process runtime keeps on disk of a container, so that a later agent finds it.
 //!
 //! One folder for each app: `container.json`, written whole and renamed into place, and the
-//! app's output in `log`, that of the run before in `log.1`.
+//! app's output in `log`.
 
 use std::{
     collections::BTreeMap,

@@ -37,11 +37,7 @@ pub(super) const GATE: &str = "read -r go && [ \"$go\" = go ] && exec \"$@\" </d
 /// Starts an app and writes down that it runs.
 pub(super) async fn start(app: &Arc<App>, record: &Record, boot_id: &str) -> io::Result<()> {
     fs::create_dir_all(&app.folder)?;
-    let log = app.folder.join("log");
-    if log.exists() {
-        fs::rename(&log, app.folder.join("log.1"))?;
-    }
-    let log = fs::File::create(log)?;
+    let log = app.log.open()?;
     let mut command = gated(app, record, &record.command);
     command.stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn()?;
@@ -67,6 +63,7 @@ pub(super) async fn run(
     record: &Record,
     command: &[String],
     limit: Duration,
+    bytes_max: usize,
 ) -> io::Result<Option<Output>> {
     let mut command = gated(app, record, command);
     command
@@ -78,20 +75,15 @@ pub(super) async fn run(
     open(child.stdin.take()).await?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let whole = async {
-        let mut kept = Vec::new();
-        let mut errors = Vec::new();
+        let mut output = Output::default();
         let (status, out, err) = tokio::join!(
             child.wait(),
-            collect(stdout, &mut kept),
-            collect(stderr, &mut errors)
+            collect(stdout, &mut output.stdout, bytes_max),
+            collect(stderr, &mut output.stderr, bytes_max)
         );
-        out?;
-        err?;
-        append_bounded(&mut kept, &errors);
-        Ok(Output {
-            exit_code: exit_code(status?).unwrap_or(crate::logic::container::EXIT_UNKNOWN),
-            text: String::from_utf8_lossy(&kept).into_owned(),
-        })
+        output.truncated = out? | err?;
+        output.exit_code = exit_code(status?).unwrap_or(crate::logic::container::EXIT_UNKNOWN);
+        Ok(output)
     };
     let ended = tokio::time::timeout(limit, whole).await;
     if ended.is_err()
@@ -148,16 +140,22 @@ async fn open(gate: Option<ChildStdin>) -> io::Result<()> {
     gate.write_all(b"go\n").await
 }
 
-async fn collect(source: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) -> io::Result<()> {
+/// Reads to the end; whether there was more than is kept.
+async fn collect(
+    source: Option<impl AsyncRead + Unpin>,
+    kept: &mut Vec<u8>,
+    most: usize,
+) -> io::Result<bool> {
     let Some(mut source) = source else {
-        return Ok(());
+        return Ok(false);
     };
+    let mut truncated = false;
     let mut buffer = [0; 4096];
     loop {
         let count = source.read(&mut buffer).await?;
         if count == 0 {
-            return Ok(());
+            return Ok(truncated);
         }
-        append_bounded(kept, &buffer[..count]);
+        truncated |= append_bounded(kept, &buffer[..count], most);
     }
 }

@@ -54,6 +54,7 @@ impl Bed {
             node: "n1".parse().unwrap(),
             address: Ipv4Addr::LOCALHOST.into(),
             kill_limit: DEADLINE,
+            log_bytes_max: 1 << 20,
         };
         match self.means {
             Means::Cgroup => Process::open(config).unwrap(),
@@ -250,16 +251,17 @@ async fn an_exit_is_an_event_and_survives_a_restart() {
     let runtime = bed.open();
     let state = found(&runtime, &app).await.state;
     assert_eq!(state, ContainerState::Exited { code: 3 });
-    // It can be started again; the output of the run before is kept beside the new one.
+    // It can be started again; the output of the run before is kept before the new one.
     runtime.start(&app).await.unwrap();
     tokio::time::timeout(DEADLINE, runtime.ended(&app))
         .await
         .unwrap()
         .unwrap();
     assert_eq!(
-        fs::read_to_string(bed.path("state/app/log.1")).unwrap(),
-        "up\n"
+        fs::read_to_string(bed.path("state/app/log")).unwrap(),
+        "up\nup\n"
     );
+    assert_eq!(runtime.last_lines(&app, 5).await, "up");
 }
 
 #[tokio::test]
@@ -312,7 +314,7 @@ async fn commands_run_beside_the_app_with_its_environment() {
             .await;
         let run = async |script: &str, limit| {
             let command = ["/bin/sh", "-c", script].map(str::to_owned);
-            runtime.exec(&app, &command, limit).await
+            runtime.exec(&app, &command, limit, 1 << 10).await
         };
         let output = run(
             "echo $FLOCKER_APP@$FLOCKER_NODE $FLOCKER_VOLUME; echo bad >&2; exit 4",
@@ -320,7 +322,9 @@ async fn commands_run_beside_the_app_with_its_environment() {
         );
         let expected = Output {
             exit_code: 4,
-            text: format!("app@n1 {}\nbad\n", bed.path("volume").display()),
+            stdout: format!("app@n1 {}\n", bed.path("volume").display()).into_bytes(),
+            stderr: b"bad\n".to_vec(),
+            truncated: false,
         };
         assert_eq!(output.await.unwrap(), expected);
         let limit = Duration::from_millis(50);
@@ -354,8 +358,8 @@ async fn an_image_may_run_as_a_user_and_its_commands_too() {
         bed.says(&runtime, app, "up").await;
         assert_eq!(runtime.last_lines(app, 5).await, "65534\n65534\nup");
         let id = ["id", "-u"].map(str::to_owned);
-        let output = runtime.exec(app, &id, DEADLINE).await.unwrap();
-        assert_eq!(output.text, "65534\n");
+        let output = runtime.exec(app, &id, DEADLINE, 1 << 10).await.unwrap();
+        assert_eq!(output.text(), "65534\n");
         let ended = runtime.stop(&found(&runtime, app).await).await.unwrap();
         assert_eq!(ended.exit_code, Some(143), "{means:?}");
     }

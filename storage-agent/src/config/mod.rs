@@ -17,8 +17,10 @@ use flocker_api::{
 use serde::Deserialize;
 
 use crate::{
-    driver::{fence::FenceConfig, transport::TransferLimits, volumes::StorageConfig},
-    logic::schedule::Pace,
+    driver::{
+        fence::FenceConfig, runtime::LogBounds, transport::TransferLimits, volumes::StorageConfig,
+    },
+    logic::{restart::Backoff, schedule::Pace},
 };
 
 /// A checked configuration.
@@ -87,6 +89,24 @@ pub struct Limits {
     pub space_margin_bytes: u64,
     /// Lines of an app's output that go into an error about it.
     pub log_lines: usize,
+    /// Most lines of an app's output in one answer.
+    pub log_reply_lines: usize,
+    /// Most bytes of an app's output in one answer, about.
+    pub log_reply_bytes: usize,
+    /// How much of each app's output the process runtime keeps, in bytes.
+    pub log_file_bytes: u64,
+    /// How long a question for an app's output may wait for the first line, in ms.
+    pub log_wait_ms: u64,
+    /// Most bytes of either output of a command run in a container on demand.
+    pub exec_bytes_max: usize,
+    /// How long pulling an image may take, in ms.
+    pub pull_ms: u64,
+    /// Pause before an app that ended is started again, doubled with each further time, in ms.
+    pub restart_ms: u64,
+    /// Longest pause before an app that ended is started again, in ms.
+    pub restart_max_ms: u64,
+    /// A run of an app that lasts as long as this, in ms, makes the next pause the first again.
+    pub restart_good_ms: u64,
     /// How much of a lease is kept for fencing, in ms.
     pub fence_margin_ms: u64,
     /// How long a transfer may take to connect to its peer, in ms.
@@ -129,6 +149,15 @@ impl Default for Limits {
             shutdown_ms: 20_000,
             space_margin_bytes: 16 << 20,
             log_lines: 20,
+            log_reply_lines: 1_000,
+            log_reply_bytes: 1 << 20,
+            log_file_bytes: 64 << 20,
+            log_wait_ms: 60_000,
+            exec_bytes_max: 4 << 20,
+            pull_ms: 600_000,
+            restart_ms: 100,
+            restart_max_ms: 60_000,
+            restart_good_ms: 10_000,
             fence_margin_ms: 2_000,
             transfer_connect_ms: 2_000,
             transfer_silence_ms: 10_000,
@@ -151,6 +180,31 @@ impl Limits {
     #[must_use]
     pub fn kill(&self) -> Duration {
         Duration::from_millis(self.kill_ms)
+    }
+
+    /// [`Limits::pull_ms`].
+    #[must_use]
+    pub fn pull(&self) -> Duration {
+        Duration::from_millis(self.pull_ms)
+    }
+
+    /// Those of an app's output.
+    #[must_use]
+    pub fn logs(&self) -> LogBounds {
+        LogBounds {
+            lines: self.log_reply_lines,
+            bytes: self.log_reply_bytes,
+        }
+    }
+
+    /// Those of restarts.
+    #[must_use]
+    pub fn backoff(&self) -> Backoff {
+        Backoff {
+            first: Duration::from_millis(self.restart_ms),
+            max: Duration::from_millis(self.restart_max_ms),
+            good: Duration::from_millis(self.restart_good_ms),
+        }
     }
 
     /// Those of transfers between agents.
@@ -411,6 +465,12 @@ impl Limits {
             ("probe_attempt_ms", self.probe_attempt_ms),
             ("pre_stop_ms", self.pre_stop_ms),
             ("kill_ms", self.kill_ms),
+            ("log_reply_lines", self.log_reply_lines as u64),
+            ("log_reply_bytes", self.log_reply_bytes as u64),
+            ("log_file_bytes", self.log_file_bytes),
+            ("exec_bytes_max", self.exec_bytes_max as u64),
+            ("pull_ms", self.pull_ms),
+            ("restart_ms", self.restart_ms),
             ("scrape_ms", self.scrape_ms),
             ("fence_margin_ms", self.fence_margin_ms),
             ("transfer_connect_ms", self.transfer_connect_ms),
@@ -453,116 +513,4 @@ fn absolute(key: &str, path: &Path) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    const GOOD: &str = r#"
-        node = "n1"
-        address = "10.77.1.1"
-        api = { listen = "10.77.1.1:7410" }
-        replication = { listen = "10.77.1.1:7411" }
-        storage = { kind = "zfs", pool = "tank" }
-        runtime = { kind = "docker" }
-    "#;
-
-    fn load(text: &str) -> Result<Config, String> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        Config::load(file.path()).map_err(|error| flocker_api::error::chain(&error))
-    }
-
-    #[test]
-    fn the_sample_is_a_configuration_with_the_defaults() {
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/storage-agent.toml");
-        let config = Config::load(&sample).unwrap();
-        assert_eq!(config.limits, Limits::default());
-        assert_eq!(config.limits.transfer(), TransferLimits::default());
-        assert_eq!(config.limits.pace(), Pace::default());
-        let name = "notes".parse().unwrap();
-        assert_eq!(
-            config.mount_path(&name),
-            Path::new("/var/lib/flocker/volumes/notes")
-        );
-    }
-
-    #[test]
-    fn the_sample_tells_the_true_default_of_every_limit() {
-        let sample = include_str!("../../config/storage-agent.toml");
-        let (head, limits) = sample.split_once("[limits]").unwrap();
-        let told = |line: &&str| line.starts_with("# ") && line.contains(" = ");
-        let lines: Vec<&str> = limits.lines().filter(told).map(|line| &line[2..]).collect();
-        let config = load(&format!("{head}[limits]\n{}", lines.join("\n"))).unwrap();
-        assert_eq!(config.limits, Limits::default());
-        let fields = format!("{:?}", config.limits).matches(": ").count();
-        assert_eq!(lines.len(), fields, "a limit is not in the sample");
-    }
-
-    #[test]
-    fn what_is_not_given_has_its_default() {
-        let config = load(GOOD).unwrap();
-        assert_eq!(
-            config.runtime,
-            RuntimeConfig::Docker {
-                socket: "/run/docker.sock".into()
-            }
-        );
-        assert_eq!(config.lease, Path::new("/run/flocker/n1-7410.lease"));
-        let directory = GOOD.replace(
-            r#"kind = "zfs", pool = "tank""#,
-            r#"kind = "directory", root = "/srv/volumes""#,
-        );
-        let name = "notes".parse().unwrap();
-        assert_eq!(
-            load(&directory).unwrap().mount_path(&name),
-            Path::new("/srv/volumes/mounts/notes")
-        );
-    }
-
-    #[test]
-    fn a_bad_file_is_refused_by_the_name_of_its_key() {
-        let cases = [
-            (r#"pool = "tank""#, r#"pool = "tank", colour = 1"#, "colour"),
-            (r#"pool = "tank""#, r#"pool = "tank/x""#, "storage.pool"),
-            (r#"kind = "zfs""#, r#"kind = "btrfs""#, "btrfs"),
-            (r#""n1""#, r#""N1""#, "'N1' is not a valid node name"),
-            ("7411", "7410", "replication.listen"),
-            (
-                r#"address = "10.77.1.1""#,
-                r#"address = "0.0.0.0""#,
-                "address",
-            ),
-            (
-                r#"kind = "docker""#,
-                r#"kind = "docker", socket = "x""#,
-                "runtime.socket",
-            ),
-            (
-                "node =",
-                "limits = { kill_ms = 0 }\nnode =",
-                "limits.kill_ms",
-            ),
-            ("node =", "limits = { kill = 1 }\nnode =", "kill"),
-            (
-                "node =",
-                "fence = { watchdog = 'watchdog' }\nnode =",
-                "fence.watchdog",
-            ),
-            (
-                "node =",
-                "tls = { ca = '/ca', certificate = 'x', key = '/key' }\nnode =",
-                "tls.certificate",
-            ),
-            (
-                "node =",
-                "limits = { transfer_silence_ms = 3000 }\nnode =",
-                "limits.transfer_silence_ms",
-            ),
-        ];
-        for (good, bad, named) in cases {
-            let message = load(&GOOD.replace(good, bad)).unwrap_err();
-            assert!(message.contains(named), "{bad}: {message}");
-        }
-    }
-}
+mod tests;

@@ -17,13 +17,12 @@ use std::{
 
 use bollard::{
     errors::Error,
-    exec::{StartExecOptions, StartExecResults},
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig,
-        HostConfig, RestartPolicy, RestartPolicyNameEnum,
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HostConfig,
+        RestartPolicy, RestartPolicyNameEnum,
     },
     query_parameters::{
-        CreateContainerOptions, KillContainerOptions, ListContainersOptions, LogsOptions,
+        CreateContainerOptions, KillContainerOptions, ListContainersOptions,
         RemoveContainerOptions, WaitContainerOptions,
     },
 };
@@ -36,8 +35,11 @@ use flocker_api::{
 use futures_util::StreamExt;
 use tokio::sync::{OnceCell, watch};
 
-use super::{Blueprint, Ended, Output, RuntimeError, append_bounded, assignments, pidfd, tail};
+use super::{Blueprint, Ended, RuntimeError, assignments, pidfd};
 use crate::logic::container::{self, Container};
+
+mod image;
+mod output;
 
 /// Labels of our containers.
 const LABEL_APP: &str = "flocker.app";
@@ -159,20 +161,6 @@ impl Docker {
         }
     }
 
-    pub(super) async fn check_image(&self, image: &str) -> Result<(), RuntimeError> {
-        match self.client().await?.inspect_image(image).await {
-            Ok(_) => Ok(()),
-            Err(error) if matches!(status_code(&error), Some(400 | 404)) => {
-                Err(RuntimeError::NoImage {
-                    image: image.to_owned(),
-                    node: self.inner.config.node.clone(),
-                    remedy: "pull, load or import it there".to_owned(),
-                })
-            }
-            Err(error) => Err(self.unreachable(error)),
-        }
-    }
-
     pub(super) async fn create(&self, blueprint: &Blueprint) -> Result<(), RuntimeError> {
         let app = &blueprint.spec.app;
         self.check_image(&blueprint.spec.image).await?;
@@ -221,15 +209,29 @@ impl Docker {
             .map(|(mount, path)| format!("{}:{}", path.display(), mount.mountpoint.display()));
         Ok(ContainerCreateBody {
             image: Some(spec.image.clone()),
+            entrypoint: spec
+                .entrypoint
+                .as_ref()
+                .map(|words| match words.is_empty() {
+                    // The engine takes an empty list for none given; an empty word takes the image's away.
+                    true => vec![String::new()],
+                    false => words.clone(),
+                }),
             cmd: spec.command.clone(),
             env: Some(assignments(&variables)),
             stop_signal: Some(spec.stop.signal.clone()),
-            labels: Some(HashMap::from([
-                (LABEL_APP.to_owned(), spec.app.to_string()),
-                (LABEL_NODE.to_owned(), config.node.to_string()),
-                (LABEL_EPOCH.to_owned(), epoch.to_string()),
-                (LABEL_SPEC.to_owned(), label),
-            ])),
+            labels: Some(
+                spec.labels
+                    .clone()
+                    .into_iter()
+                    .chain([
+                        (LABEL_APP.to_owned(), spec.app.to_string()),
+                        (LABEL_NODE.to_owned(), config.node.to_string()),
+                        (LABEL_EPOCH.to_owned(), epoch.to_string()),
+                        (LABEL_SPEC.to_owned(), label),
+                    ])
+                    .collect(),
+            ),
             host_config: Some(HostConfig {
                 network_mode: Some("host".to_owned()),
                 binds: Some(binds.collect()),
@@ -237,6 +239,16 @@ impl Docker {
                     .memory_bytes
                     .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
                 cpu_shares: spec.cpu_shares.map(i64::from),
+                nano_cpus: spec.cpu_millis.map(|millis| {
+                    i64::try_from(millis.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
+                }),
+                pids_limit: spec.pids_max.map(i64::from),
+                extra_hosts: Some(
+                    spec.links
+                        .iter()
+                        .map(|link| format!("{}:{}", link.alias, link.address(&spec.app)))
+                        .collect(),
+                ),
                 restart_policy: Some(RestartPolicy {
                     name: Some(RestartPolicyNameEnum::NO),
                     maximum_retry_count: None,
@@ -385,71 +397,6 @@ impl Docker {
             Err(error) if status_code(&error) == Some(404) => Ok(()),
             Err(error) => Err(self.refused("remove", app, error)),
         }
-    }
-
-    pub(super) async fn exec(
-        &self,
-        app: &AppName,
-        command: &[String],
-        limit: Duration,
-    ) -> Result<Output, RuntimeError> {
-        tokio::time::timeout(limit, self.exec_to_end(app, command))
-            .await
-            .map_err(|_| RuntimeError::CommandTimeout {
-                command: command.join(" "),
-                app: app.clone(),
-                node: self.inner.config.node.clone(),
-                limit,
-            })?
-    }
-
-    async fn exec_to_end(&self, app: &AppName, command: &[String]) -> Result<Output, RuntimeError> {
-        let client = self.client().await?;
-        let refused = |error| self.refused("run a command in", app, error);
-        let config = ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(command.to_vec()),
-            ..Default::default()
-        };
-        let exec = client
-            .create_exec(&container_name(app), config)
-            .await
-            .map_err(refused)?;
-        let started = client
-            .start_exec(&exec.id, None::<StartExecOptions>)
-            .await
-            .map_err(refused)?;
-        let mut kept = Vec::new();
-        if let StartExecResults::Attached { mut output, .. } = started {
-            while let Some(chunk) = output.next().await {
-                append_bounded(&mut kept, chunk.map_err(refused)?.as_ref());
-            }
-        }
-        let ended = client.inspect_exec(&exec.id).await.map_err(refused)?;
-        Ok(Output {
-            exit_code: ended.exit_code.unwrap_or(container::EXIT_UNKNOWN),
-            text: String::from_utf8_lossy(&kept).into_owned(),
-        })
-    }
-
-    pub(super) async fn last_lines(&self, app: &AppName, lines: usize) -> String {
-        let Ok(client) = self.client().await else {
-            return String::new();
-        };
-        let options = LogsOptions {
-            stdout: true,
-            stderr: true,
-            tail: lines.to_string(),
-            ..Default::default()
-        };
-        let name = container_name(app);
-        let mut chunks = Box::pin(client.logs(&name, Some(options)));
-        let mut kept = Vec::new();
-        while let Some(Ok(chunk)) = chunks.next().await {
-            append_bounded(&mut kept, chunk.as_ref());
-        }
-        tail(&String::from_utf8_lossy(&kept), lines)
     }
 
     async fn client(&self) -> Result<&bollard::Docker, RuntimeError> {
