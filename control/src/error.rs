@@ -56,6 +56,14 @@ pub enum Refusal {
         /// What its agent, or its client, says.
         error: ErrorBody,
     },
+    /// A node does not do what was asked of it.
+    #[error("node '{node}': {error}")]
+    Node {
+        /// The node.
+        node: NodeName,
+        /// What its agent, or its client, says.
+        error: ErrorBody,
+    },
     /// The files cannot be deployed.
     #[error("{}", .0.join("\n"))]
     Files(Vec<String>),
@@ -85,7 +93,7 @@ impl Refusal {
             | Self::AppBusy(_)
             | Self::Deleting(_)
             | Self::Store(StoreError::Conflict(Conflict::Moving { .. })) => ErrorCode::Busy,
-            Self::NodeDown { error, .. } => error.code,
+            Self::NodeDown { error, .. } | Self::Node { error, .. } => error.code,
             Self::Files(_) | Self::Malformed(_) => ErrorCode::InvalidRequest,
             Self::Store(_) => ErrorCode::Internal,
         }

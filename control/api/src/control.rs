@@ -9,6 +9,7 @@
 //! | `DELETE /v2/apps/{app}` | | `{}` (its volumes are kept) |
 //! | `GET /v2/apps/{app}/logs?after=C&tail=N&since_ms=T&wait_ms=W` | | [`crate::logs::AppLogReply`] |
 //! | `POST /v2/apps/{app}/exec` | [`crate::exec::ExecRequest`] | [`crate::exec::ExecReply`] |
+//! | `POST /v2/apps/{app}/restart` | | [`RestartReply`] |
 //! | `POST /v2/moves` | [`MoveRequest`] | [`MoveStatus`] |
 //! | `GET /v2/moves` | | list of [`MoveStatus`], newest first |
 //! | `GET /v2/moves/{id}?after=R&wait_ms=W` | | [`MoveStatus`], once its revision is above R |
@@ -25,6 +26,7 @@ use crate::{
     ErrorBody,
     agent::NodeStatus,
     app::App,
+    container::ContainerStatus,
     gate::Token,
     name::{AppName, EdgeName, MoveId, NodeName},
     route::{Generation, RouteKey},
@@ -102,6 +104,16 @@ pub struct AppStatus {
     /// Its current or last move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_move: Option<MoveId>,
+    /// Its container, as its node last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerStatus>,
+}
+
+/// Answer to a restart that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartReply {
+    /// From its start until its probe answered, in ms.
+    pub ready_ms: u64,
 }
 
 /// What an app is doing.
@@ -114,6 +126,8 @@ pub enum AppPhase {
     Serving,
     /// Being moved.
     Moving,
+    /// Has ended by itself, well, and its restart policy leaves it so.
+    Ended,
     /// Cannot be made to run; the reason says why.
     Failed,
     /// Its node does not answer.

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// How long a request waits for the reconciler to let go of an app.
-const CLAIM_WAIT: Duration = Duration::from_secs(5);
+pub(super) const CLAIM_WAIT: Duration = Duration::from_secs(5);
 
 /// The control service.
 #[derive(Debug)]
@@ -485,7 +485,7 @@ impl Control {
     }
 }
 
-fn refuse_moving(state: &State, name: &AppName) -> Result<(), Refusal> {
+pub(super) fn refuse_moving(state: &State, name: &AppName) -> Result<(), Refusal> {
     match state.move_of(name) {
         Some(the_move) => Err(Refusal::AlreadyMoving {
             app: name.clone(),

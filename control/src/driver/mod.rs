@@ -18,6 +18,7 @@ pub mod context;
 pub mod control;
 mod doctor;
 pub mod executor;
+mod inside;
 mod leases;
 pub mod ledger;
 pub mod observer;

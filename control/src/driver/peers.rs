@@ -17,10 +17,12 @@ use flocker_api::{
     control::EdgeOutcome,
     doctor::{Diagnosis, DoctorRequest},
     edge::{EdgeStatus, RouteStatus, RouteTable, TransactionReply},
+    exec::{ExecReply, ExecRequest},
     gate::{
         PauseReply, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply, ResumeRequest,
         SwitchRequest,
     },
+    logs::{LogQuery, LogReply},
     name::{AppName, EdgeName, NodeName, VolumeId},
     replication::SetReplication,
     route::{RouteKey, Transaction},
@@ -243,7 +245,8 @@ impl Peers {
             agent(node),
             "/v1/preflight".to_owned(),
             request,
-            self.limits.work,
+            // An image may have to be pulled.
+            self.limits.transfer,
         )
         .await
     }
@@ -328,7 +331,8 @@ impl Peers {
             spec: spec.clone(),
             epoch,
         };
-        self.post(agent(node), path, &request, self.limits.work)
+        // Its image may have to be pulled.
+        self.post(agent(node), path, &request, self.limits.transfer)
             .await
     }
 
@@ -388,6 +392,26 @@ impl Peers {
             self.limits.work,
         )
         .await
+    }
+
+    /// What an app's container wrote.
+    pub async fn logs(&self, node: &NodeName, app: &AppName, query: &LogQuery) -> Answer<LogReply> {
+        let path = format!("/v1/containers/{app}/logs{}", query.in_url());
+        let deadline = Duration::from_millis(query.wait_ms) + self.limits.call;
+        self.send(agent(node), Method::Get, path, &(), deadline)
+            .await
+    }
+
+    /// Runs a command in an app's container.
+    pub async fn exec(
+        &self,
+        node: &NodeName,
+        app: &AppName,
+        request: &ExecRequest,
+    ) -> Answer<ExecReply> {
+        let path = format!("/v1/containers/{app}/exec");
+        let deadline = Duration::from_millis(request.timeout_ms) + self.limits.call;
+        self.post(agent(node), path, request, deadline).await
     }
 
     /// An edge as a whole.

@@ -7,14 +7,16 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path as UrlPath, Query, State},
+    extract::{Path as UrlPath, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use flocker_api::{
     ErrorBody, ErrorCode,
-    control::{DeployRequest, MoveRequest},
+    control::{DeployRequest, MoveRequest, RestartReply},
+    exec::ExecRequest,
+    logs::LogQuery,
     name::{AppName, MoveId, NodeName},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -39,6 +41,9 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v2/nodes/{node}/doctor", get(examine))
         .route("/v2/deploy", post(deploy))
         .route("/v2/apps/{app}", get(app).delete(delete_app))
+        .route("/v2/apps/{app}/logs", get(app_logs))
+        .route("/v2/apps/{app}/exec", post(app_exec))
+        .route("/v2/apps/{app}/restart", post(restart_app))
         .route("/v2/moves", get(moves).post(begin_move))
         .route("/v2/moves/{id}", get(move_status))
         .route("/v2/routes", get(routes).post(transact))
@@ -136,6 +141,35 @@ async fn delete_app(
     Ok(Json(json!({})))
 }
 
+async fn app_logs(
+    State(control): Shared,
+    UrlPath(name): UrlPath<String>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Answer<impl Serialize> {
+    let Query(mut query) = query.map_err(|error| malformed("the query", error))?;
+    let most = u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
+    query.wait_ms = query.wait_ms.min(most);
+    Ok(Json(control.app_logs(&app_name(&name)?, query).await?))
+}
+
+async fn app_exec(
+    State(control): Shared,
+    UrlPath(name): UrlPath<String>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let request: ExecRequest = parse(&body)?;
+    Ok(Json(control.app_exec(&app_name(&name)?, &request).await?))
+}
+
+async fn restart_app(
+    State(control): Shared,
+    UrlPath(name): UrlPath<String>,
+) -> Answer<impl Serialize> {
+    let ready = control.restart_app(&app_name(&name)?).await?;
+    let ready_ms = u64::try_from(ready.as_millis()).unwrap_or(u64::MAX);
+    Ok(Json(RestartReply { ready_ms }))
+}
+
 async fn moves(State(control): Shared) -> Json<impl Serialize> {
     Json(control.moves())
 }
@@ -157,7 +191,7 @@ struct LongPoll {
 async fn move_status(
     State(control): Shared,
     UrlPath(id): UrlPath<String>,
-    query: Result<Query<LongPoll>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<LongPoll>, QueryRejection>,
 ) -> Answer<impl Serialize> {
     let id: MoveId = id
         .parse()

@@ -1,10 +1,13 @@
 //! State and observations as the API shows them. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use flocker_api::{
     app::App,
-    container::ContainerState,
+    container::{ContainerState, ContainerStatus, Restart},
     control::{
         AppPhase, AppStatus, MoveState, MoveStatus, MoveStep, Problem, StepState, StepStatus,
     },
@@ -195,6 +198,12 @@ pub fn app_status(
         phase,
         reason,
         last_move: record.last_move,
+        container: observed
+            .nodes
+            .get(&primary.node)
+            .and_then(Seen::ok)
+            .and_then(|node| node.containers.iter().find(|one| one.app == *name))
+            .cloned(),
     })
 }
 
@@ -231,6 +240,9 @@ fn phase(
     if record.changed {
         return starting("its container is being made anew");
     }
+    if let Some(found) = container.and_then(ended_by_itself) {
+        return found;
+    }
     match container.map(|container| &container.state) {
         None => return starting("its volumes and its container are being made"),
         Some(ContainerState::Created) => return starting("its container is being started"),
@@ -252,6 +264,25 @@ fn phase(
         Some((edge, _)) => starting(&format!("edge {edge} does not have its routes yet")),
         None => (AppPhase::Serving, None),
     }
+}
+
+/// The phase of an app that has ended without having been asked to.
+fn ended_by_itself(container: &ContainerStatus) -> Option<(AppPhase, Option<String>)> {
+    let ContainerState::Exited { code } = container.state else {
+        return None;
+    };
+    Some(match container.restart.as_ref()? {
+        Restart::Waiting { in_ms } => {
+            let reason = format!(
+                "its container exited with {code}; its node starts it again in {:.1} s (restart {})",
+                Duration::from_millis(*in_ms).as_secs_f64(),
+                container.restarts.max(1)
+            );
+            (AppPhase::Starting, Some(reason))
+        }
+        Restart::Left { reason } if code == 0 => (AppPhase::Ended, Some(reason.clone())),
+        Restart::Left { reason } => (AppPhase::Failed, Some(reason.clone())),
+    })
 }
 
 /// What is not well, worst first.

@@ -10,6 +10,7 @@ mod ca;
 mod edges;
 mod files;
 mod help;
+mod inside;
 mod moves;
 mod routes;
 mod samples;

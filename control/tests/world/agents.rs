@@ -184,6 +184,9 @@ fn container_status(container: &Container) -> ContainerStatus {
         epoch: container.epoch,
         addresses: Vec::new(),
         runtime_id: String::new(),
+        restarts: 0,
+        health: None,
+        restart: None,
     }
 }
 

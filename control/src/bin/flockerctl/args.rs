@@ -218,6 +218,15 @@ pub(crate) enum AppVerb {
         /// The app
         app: AppName,
     },
+    /// What it writes to standard output and error, wherever it runs
+    Logs(crate::args_nodes::Logs),
+    /// Run a command in its container; exits with the command's own code
+    Exec(crate::args_nodes::Exec),
+    /// Stop its container and start it again; what arrives meanwhile waits
+    Restart {
+        /// The app
+        app: AppName,
+    },
     /// Remove its container and routes; its volumes are kept
     Rm {
         /// The app

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
-use flocker_api::name::{NodeName, VolumeName};
+use flocker_api::name::{AppName, NodeName, VolumeName};
 
 use crate::args::duration;
 
@@ -135,4 +135,45 @@ pub(crate) enum VolumeVerb {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flockerctl app logs notes
+  flockerctl app logs notes -f --tail 20
+  flockerctl app logs notes --since 10m
+
+Following goes on where the app goes: a move does not end it.")]
+pub(crate) struct Logs {
+    /// The app
+    pub(crate) app: AppName,
+    /// Go on with what is written from now on, until interrupted
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only so many lines, the newest
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) tail: Option<usize>,
+    /// Only what was written within this time
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) since: Option<Duration>,
+    /// The time before each line, where the runtime knows it
+    #[arg(long, short)]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flockerctl app exec db -- psql -c 'select 1'
+  flockerctl app exec web --timeout 5m -- /app/migrate
+
+The command has no input and no terminal. Exit status: the command's own; 1 if it could not be run.")]
+pub(crate) struct Exec {
+    /// The app
+    pub(crate) app: AppName,
+    /// How long it may take
+    #[arg(long, value_parser = duration, default_value = "1m", value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
 }

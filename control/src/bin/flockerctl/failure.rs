@@ -14,6 +14,8 @@ pub(crate) enum Verdict {
     Done,
     /// Not as wished; what was shown says why.
     Failed,
+    /// A command was run elsewhere and ended with this code, which becomes ours.
+    Ended(u8),
 }
 
 /// Why a command could not do its work.
@@ -38,6 +40,7 @@ pub(crate) fn exit_code(result: Result<Verdict, Failure>, output: &Output) -> Ex
     let failure = match result {
         Ok(Verdict::Done) => return ExitCode::SUCCESS,
         Ok(Verdict::Failed) => return ExitCode::from(1),
+        Ok(Verdict::Ended(code)) => return ExitCode::from(code),
         // Whoever reads us has seen enough: `flockerctl route ls | head -1`.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;

@@ -89,6 +89,13 @@ pub(crate) fn age(now_ms: u64, then_ms: u64) -> String {
     }
 }
 
+/// A time of day and date, in UTC, to the millisecond.
+pub(crate) fn time(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok();
+    let at = at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.3}"))
+}
+
 /// When something ends that ends in days: `in 89 days`, `12 days ago`.
 pub(crate) fn in_days(now_s: i64, then_s: i64) -> String {
     let days = (then_s - now_s) / 86_400;

@@ -23,7 +23,7 @@ use std::{
 use flocker_api::{
     ErrorBody,
     agent::{CreateVolume, NodeStatus},
-    container::{ContainerSpec, ContainerState},
+    container::{ContainerSpec, ContainerState, ContainerStatus, Restart},
     edge::{RouteStatus, RouteTable},
     gate::Token,
     name::{AppName, EdgeName, NodeName, VolumeId},
@@ -350,6 +350,9 @@ impl AppView<'_> {
         if let Some(action) = self.next_of_volumes(node)? {
             return Ok(Some(action));
         }
+        if let Some(left) = container.and_then(|container| container.restart.as_ref()) {
+            return self.next_of_ended(left, container);
+        }
         let spec = || Box::new(spec.clone());
         let action = match container.map(|container| &container.state) {
             None => self.here(AppAction::CreateContainer(spec(), epoch)),
@@ -361,6 +364,25 @@ impl AppView<'_> {
             }
         };
         Ok(Some(action))
+    }
+
+    /// The app ended by itself: that is its node's business, which knows its restart policy.
+    fn next_of_ended(
+        &self,
+        left: &Restart,
+        container: Option<&ContainerStatus>,
+    ) -> Result<Option<Action>, Obstacle> {
+        let well = container.is_some_and(|one| one.state == ContainerState::Exited { code: 0 });
+        match left {
+            Restart::Left { reason } if !well => Err(self.obstacle(
+                reason.clone(),
+                format!(
+                    "see why: flockerctl app logs {0}; start it: flockerctl app restart {0}",
+                    self.name()
+                ),
+            )),
+            Restart::Left { .. } | Restart::Waiting { .. } => Ok(None),
+        }
     }
 
     fn next_of_volumes(&self, node: &NodeStatus) -> Result<Option<Action>, Obstacle> {

@@ -207,6 +207,9 @@ fn container(state: ContainerState) -> ContainerStatus {
         epoch: Epoch(3),
         addresses: Vec::new(),
         runtime_id: String::new(),
+        restarts: 0,
+        health: None,
+        restart: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use flocker_api::{
     app::{App, OnBusy},
-    container::Probe,
+    container::{ContainerSpec, ContainerState, ContainerStatus, Health, Probe, RestartPolicy},
     control::{AppPhase, AppStatus, ClusterStatus},
     name::AppName,
     replication::ReplicationPolicy,
@@ -10,7 +10,7 @@ use flocker_api::{
 };
 use serde_json::json;
 
-use super::{Cli, DEADLINE};
+use super::{Cli, DEADLINE, inside};
 use crate::{
     args::{self, AppVerb},
     failure::{Failure, Verdict},
@@ -23,6 +23,9 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::App) -> Result<Verdict, Failu
     match args.verb {
         AppVerb::Ls => list(cli).await,
         AppVerb::Show { app } => show(cli, &app).await,
+        AppVerb::Logs(args) => inside::logs(cli, &args).await,
+        AppVerb::Exec(args) => inside::exec(cli, args).await,
+        AppVerb::Restart { app } => inside::restart(cli, &app).await,
         AppVerb::Rm { app } => remove(cli, &app).await,
     }
 }
@@ -68,6 +71,7 @@ pub(crate) fn phase(phase: AppPhase) -> &'static str {
         AppPhase::Starting => "starting",
         AppPhase::Serving => "serving",
         AppPhase::Moving => "moving",
+        AppPhase::Ended => "ended",
         AppPhase::Failed => "failed",
         AppPhase::Unknown => "unknown",
     }
@@ -109,6 +113,12 @@ fn details(out: &Output, status: &AppStatus) -> String {
     lines.extend(status.reason.clone().map(|reason| ("reason", reason)));
     let last_move = status.last_move.map(|id| ("last move", id.to_string()));
     lines.extend(last_move);
+    lines.extend(
+        status
+            .container
+            .as_ref()
+            .map(|found| ("container", life(found))),
+    );
     lines.extend(container(app));
     lines.extend(routes_and_volumes(app));
     lines.push(("move", move_policy(app)));
@@ -125,6 +135,63 @@ fn details(out: &Output, status: &AppStatus) -> String {
     text
 }
 
+/// What goes on with a container, in a few words.
+fn life(found: &ContainerStatus) -> String {
+    let mut words = match found.state {
+        ContainerState::Created => "made, not started yet".to_owned(),
+        ContainerState::Running => format!("runs ({})", found.runtime_id),
+        ContainerState::Exited { code } => format!("exited with {code}"),
+    };
+    if found.restarts > 0 {
+        words.push_str(&format!(
+            ", started again {} by its node",
+            human::plural(
+                usize::try_from(found.restarts).unwrap_or(usize::MAX),
+                "time"
+            )
+        ));
+    }
+    match &found.health {
+        None => {}
+        Some(Health::Starting) => words.push_str(", not well yet"),
+        Some(Health::Well) => words.push_str(", well"),
+        Some(Health::Unwell { failures, reason }) => {
+            words.push_str(&format!(", unwell after {failures} checks: {reason}"));
+        }
+    }
+    words
+}
+
+/// What is set beside image and command.
+fn limits(container: &ContainerSpec) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let cpus = container.cpu_millis.map(|millis| {
+        let (whole, rest) = (millis / 1000, millis % 1000);
+        format!("up to {whole}.{rest:03} of one")
+    });
+    lines.extend(cpus.map(|cpus| ("cpus", cpus)));
+    let pids = container.pids_max.map(|most| format!("up to {most}"));
+    lines.extend(pids.map(|pids| ("processes", pids)));
+    let restart = match container.restart {
+        RestartPolicy::Always => None,
+        RestartPolicy::Never => Some("never".to_owned()),
+        RestartPolicy::OnFailure { retries_max: None } => Some("on failure".to_owned()),
+        RestartPolicy::OnFailure {
+            retries_max: Some(most),
+        } => Some(format!("on failure, {most} times in a row at most")),
+    };
+    lines.extend(restart.map(|restart| ("restart", restart)));
+    for link in &container.links {
+        let to = match &link.to {
+            Some(to) => format!("{} port {}", to.app, to.port),
+            None => format!("route tcp:{}", link.remote_port),
+        };
+        let at = format!("{}:{}", link.address(&container.app), link.remote_port);
+        lines.push(("link", format!("{} at {at} -> {to}", link.alias)));
+    }
+    lines
+}
+
 fn container(app: &App) -> Vec<(&'static str, String)> {
     let container = &app.container;
     let mut lines = vec![("image", container.image.clone())];
@@ -139,6 +206,7 @@ fn container(app: &App) -> Vec<(&'static str, String)> {
     lines.extend(memory.map(|limit| ("memory", format!("up to {limit}"))));
     let shares = container.cpu_shares.map(|shares| shares.to_string());
     lines.extend(shares.map(|shares| ("cpu shares", shares)));
+    lines.extend(limits(container));
     let stop = &container.stop;
     let grace = human::setting_ms(stop.grace_ms);
     lines.push(("stop", format!("{}, killed after {grace}", stop.signal)));

@@ -6,6 +6,7 @@ pub(crate) mod certificate;
 pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod edge;
+pub(crate) mod inside;
 pub(crate) mod live;
 pub(crate) mod moves;
 pub(crate) mod node;
