@@ -18,6 +18,8 @@ pub enum Alarm {
     Sweep,
     /// Accepting was suspended for want of descriptors.
     Accept,
+    /// A gate's time, by its name.
+    Gate(usize),
 }
 
 /// See the module.

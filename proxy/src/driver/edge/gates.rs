@@ -9,14 +9,11 @@ use flocker_api::{
     },
     route::{Generation, RouteKey},
 };
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Edge, EdgeError, Mail};
 use crate::logic::{
-    gate::{
-        Gate, GateError, HoldSummary, Quiet,
-        pace::{self, Pace},
-    },
+    gate::{Gate, GateError, HoldSummary, Quiet},
     session::Table,
 };
 
@@ -87,17 +84,15 @@ impl Edge {
         Ok(PauseReply { token })
     }
 
-    /// Lets pauses lapse at their deadlines, whatever has become of who ordered them.
+    /// Says when pauses have lapsed. The workers let them; this does, too, should they be stuck.
     pub(super) async fn keep_deadline(self: Arc<Self>, gates: Gates) {
         while let Some(next) = gates.iter().filter_map(|(_, gate)| gate.deadline()).min() {
             sleep_until(next.into()).await;
-            let _one_at_a_time = self.lock();
             for (key, gate) in &gates {
-                let calls = gate.lapse(std::time::Instant::now());
-                if !calls.is_empty() {
-                    tracing::warn!(%key, refused = calls.len(), "a pause has lapsed");
+                gate.proceed(std::time::Instant::now());
+                if gate.has_lapsed() {
+                    tracing::warn!(%key, "a pause has lapsed");
                 }
-                self.deliver(calls);
             }
         }
     }
@@ -232,21 +227,9 @@ impl Edge {
             holds.push(report(key, &hold));
         }
         for (_, gate) in gates {
-            let mut pace = Pace::default();
-            self.deliver(gate.release(pace.turn(gate.in_flight())));
-            if gate.is_closed() {
-                tokio::spawn(Arc::clone(self).release(Arc::clone(gate), pace));
-            }
+            gate.proceed(now);
         }
         Ok(holds)
-    }
-
-    /// Lets the rest of the parked go, paced.
-    async fn release(self: Arc<Self>, gate: Arc<Gate>, mut pace: Pace) {
-        while gate.is_draining() {
-            sleep(pace::TURN).await;
-            self.deliver(gate.release(pace.turn(gate.in_flight())));
-        }
     }
 }
 

@@ -45,7 +45,7 @@ use crate::{
     config::Config,
     logic::{
         balance::{Answer, Set},
-        gate::{Bell, Call},
+        gate::{Bell, Call, Gate},
         session::Table,
     },
     metrics::{Counters, Histogram, Shown},
@@ -117,8 +117,19 @@ impl Bell for Ringer {
         self.quiesces.notify_waiters();
     }
 
-    fn call(&self, call: Call) {
-        deliver(&self.mailboxes, vec![call]);
+    fn call(&self, calls: Vec<Call>) {
+        deliver(&self.mailboxes, calls);
+    }
+
+    fn watch(&self, gate: &Arc<Gate>) {
+        // Gates spread over the workers; one that has ended takes none.
+        let first = Arc::as_ptr(gate).addr() / align_of::<Gate>();
+        let count = self.mailboxes.len();
+        for mailbox in (0..count).map(|step| &self.mailboxes[(first / 8 + step) % count]) {
+            if mailbox.send(Mail::Watch(Arc::clone(gate))) {
+                return;
+            }
+        }
     }
 }
 

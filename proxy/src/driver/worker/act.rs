@@ -66,7 +66,6 @@ impl Worker {
             counters: &self.counters,
             out: [&mut down.out, &mut up.out],
             actions: &mut actions,
-            crowds: &mut self.crowds,
             pending,
             access: Access {
                 wanted: self.access.is_wanted(),

@@ -12,6 +12,7 @@
 )]
 
 mod act;
+mod gates;
 mod secure;
 mod shared;
 mod slot;
@@ -48,7 +49,7 @@ use crate::{
         access::Record,
         gate::{Call, Gate},
         guard::{Guard, Pace},
-        session::{Action, Event, crowd::Crowds},
+        session::{Action, Event},
     },
     metrics::Counters,
 };
@@ -84,6 +85,8 @@ pub enum Mail {
     Calls(Vec<Call>),
     /// End what is opaque and established at this gate.
     Quiesce(Arc<Gate>),
+    /// Keep to the times of this gate.
+    Watch(Arc<Gate>),
     /// Close idle connections to these upstreams.
     Forget(Vec<SocketAddr>),
     /// Accept nothing more, and stop when nothing is left or at this time.
@@ -109,12 +112,14 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Sends; a worker that has stopped gets nothing.
-    pub fn send(&self, mail: Mail) {
-        if self.sender.send(mail).is_ok() {
+    /// Sends; a worker that has stopped gets nothing, and then this is false.
+    pub fn send(&self, mail: Mail) -> bool {
+        let sent = self.sender.send(mail).is_ok();
+        if sent {
             // Fails only if the eventfd is gone, and then the worker is.
             drop(self.waker.wake());
         }
+        sent
     }
 }
 
@@ -145,9 +150,10 @@ pub struct Worker {
     pool: Pool,
     /// Shared upstream connections, by where they lead.
     trunks: HashMap<Peer, Vec<trunks::Shared>>,
-    crowds: Crowds,
     pipes: Pipes,
     timers: Timers,
+    /// Those whose times this worker keeps.
+    gates: gates::Watched,
     buffer: Box<[u8]>,
     actions: Vec<Action>,
     /// What HTTP/2 connections and streams have woken.
@@ -196,7 +202,6 @@ impl Worker {
             tables,
             trunks: HashMap::new(),
             pool: Pool::new(limits.upstream_idle_count, limits.upstream_idle),
-            crowds: Crowds::default(),
             pipes: Pipes::new(limits.pipes),
             limits,
             counters,
@@ -204,6 +209,7 @@ impl Worker {
             sessions: Slab::new(),
             upstreams: Slab::new(),
             timers: Timers::default(),
+            gates: gates::Watched::default(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             actions: Vec::new(),
             bells: Bells::default(),
@@ -231,9 +237,10 @@ impl Worker {
             if let Err(error) = self.turn(&mut events) {
                 // Nothing of it depends on a client; better a pause than a spin.
                 tracing::error!(worker = self.number, %error, "epoll failed");
-                return;
+                break;
             }
         }
+        self.hand_gates_over();
     }
 
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
@@ -272,7 +279,6 @@ impl Worker {
         self.accept();
         self.fire();
         self.run_ready();
-        self.wake();
         if !self.records.is_empty() {
             let dropped = self.access.send(&mut self.records);
             self.counters.access_dropped.add(dropped);
@@ -291,20 +297,6 @@ impl Worker {
             if self.ready.is_empty() {
                 self.ready = batch;
             }
-        }
-    }
-
-    /// Has those try whose upstream has come up.
-    fn wake(&mut self) {
-        loop {
-            let sessions = &self.sessions;
-            let woken = self.crowds.next_woken(|waiter| {
-                let slot = sessions.get(waiter.slot).and_then(Option::as_ref);
-                slot.is_some_and(|slot| slot.session.ticket() == Some(waiter.ticket))
-            });
-            let Some(waiter) = woken else { return };
-            self.tell(waiter.slot, Event::Wake(waiter.ticket));
-            self.run_ready();
         }
     }
 
@@ -359,6 +351,7 @@ impl Worker {
                     }
                 }
                 Mail::Quiesce(gate) => self.tell_all(Event::Quiesce(&gate)),
+                Mail::Watch(gate) => self.watch(gate),
                 Mail::Forget(addresses) => {
                     for address in addresses {
                         self.leave_trunks(address);
@@ -482,6 +475,7 @@ impl Worker {
                     self.sweep_later();
                 }
                 Alarm::Accept => self.resting = false,
+                Alarm::Gate(name) => self.tick(name),
             }
         }
     }

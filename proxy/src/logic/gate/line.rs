@@ -89,7 +89,7 @@ impl Gate {
             return;
         }
         if let Some((ticket, seat)) = self.line.noted(|line| line.waiting.pop_first()) {
-            self.bell.call(Call { seat, ticket });
+            self.bell.call(vec![Call { seat, ticket }]);
         }
     }
 }
@@ -145,8 +145,9 @@ mod tests {
     impl Bell for Calls {
         fn ring(&self) {}
 
-        fn call(&self, call: Call) {
-            self.0.lock().unwrap().push(call.seat.slot);
+        fn call(&self, calls: Vec<Call>) {
+            let slots = calls.iter().map(|call| call.seat.slot);
+            self.0.lock().unwrap().extend(slots);
         }
     }
 

@@ -32,6 +32,7 @@ fn visitor(slot: usize) -> Visitor {
         seat: Seat { worker: 0, slot },
         client: IpAddr::from([127, 0, 0, 1]),
         bytes: 0,
+        ticket: None,
     }
 }
 

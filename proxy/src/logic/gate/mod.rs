@@ -11,13 +11,23 @@
 //!   flight and a "closed" bit. Count and bit change in one total order, so a pause is a
 //!   barrier: once [`Gate::pause`] has returned, no worker is admitted by that path.
 //! * Paused: arrivals are parked in order, within the limits; the rest is refused.
-//! * Draining: the parked are granted entry oldest first, as many at a time as
-//!   [`Gate::release`] is told; arrivals go behind them. The last grant opens the gate.
+//! * Draining: the parked are granted entry oldest first, at a [`pace`]; arrivals go behind them.
+//!   The last grant opens the gate.
+//!
+//! Whoever is admitted and finds no upstream waits for one in the gate's [`crowd`]; who goes next
+//! of either is decided in [`flow`]. The order is that of arrival at the gate, kept by tickets:
+//! sessions are called in it, over all workers. Of those who are under way at the same time, one
+//! may overtake another whose worker is busy, or whose connection is slower; nobody else does.
 //!
 //! A gate is state that sessions read. What changes for a parked session is kept here until
 //! its worker asks ([`Place::claim`]); a [`Call`] only tells the worker to ask now. This module
-//! sends nothing and reads no clock.
+//! sends nothing but through its [`Bell`], and reads no clock.
 
+mod crowd;
+mod flow;
+#[cfg(not(flocker_loom))]
+#[cfg(test)]
+mod flow_tests;
 mod line;
 #[cfg(flocker_loom)]
 #[cfg(test)]
@@ -51,20 +61,28 @@ use std::sync::{
 };
 
 pub use self::{
+    crowd::Stand,
+    flow::Arrival,
     line::Turn,
     place::{Admission, Claim, Entry, Place},
     terms::{Bell, Call, GateError, HoldCounts, HoldSummary, Pause, Quiet, Refusal, Seat, Visitor},
 };
 
-/// The bit of [`Gate::word`] that stops admission; the bits below it count what is in flight.
+/// The bit of [`Gate::word`] that stops admission; those below it and [`BUSY`] count what is in
+/// flight.
 const CLOSED: u64 = 1 << 63;
+
+use self::{
+    crowd::Pass,
+    flow::{BUSY, Flow},
+};
 
 /// Longest hold, whatever is asked for: a day.
 const HOLD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 /// See the module.
 pub struct Gate {
-    /// [`CLOSED`] and the count of what is in flight.
+    /// [`CLOSED`], [`BUSY`] and the count of what is in flight.
     word: AtomicU64,
     inner: Mutex<Inner>,
     /// Goes up with each retarget; connections to old upstreams are not kept past one.
@@ -88,6 +106,10 @@ struct Inner {
     hold: HoldSummary,
     counts: HoldCounts,
     closed: u64,
+    /// Most routes never need it.
+    flow: Option<Box<Flow>>,
+    /// When whoever ticks it will come.
+    watched: Option<Instant>,
 }
 
 enum Phase {
@@ -112,7 +134,8 @@ struct Waiting {
 
 #[derive(Clone, Copy)]
 enum Answer {
-    Granted,
+    /// With this, if it goes at a pace.
+    Granted(Option<Pass>),
     Refused(Refusal),
 }
 
@@ -133,6 +156,8 @@ impl Gate {
                 hold: HoldSummary::default(),
                 counts: HoldCounts::default(),
                 closed: 0,
+                flow: None,
+                watched: None,
             }),
             aim: AtomicU64::new(0),
             bell,
@@ -145,7 +170,7 @@ impl Gate {
     pub fn enter(self: &Arc<Self>, visitor: Visitor, now: Instant) -> Entry {
         loop {
             if self.count_in() {
-                return Entry::Admitted(Admission::new(self));
+                return Entry::Admitted(Admission::new(self, visitor.ticket, None));
             }
             let mut inner = self.lock();
             match inner.phase {
@@ -188,8 +213,7 @@ impl Gate {
             }
             return Entry::Refused(refusal);
         }
-        let ticket = inner.ticket_next;
-        inner.ticket_next += 1;
+        let ticket = visitor.ticket.unwrap_or_else(|| inner.next_ticket());
         inner.bytes += visitor.bytes;
         *inner.per_client.entry(visitor.client).or_default() += 1;
         let waiting = Waiting {
@@ -211,7 +235,12 @@ impl Gate {
     ///
     /// # Errors
     /// Refuses a token older than the newest seen.
-    pub fn pause(&self, token: Token, limits: HoldLimits, now: Instant) -> Result<(), GateError> {
+    pub fn pause(
+        self: &Arc<Self>,
+        token: Token,
+        limits: HoldLimits,
+        now: Instant,
+    ) -> Result<(), GateError> {
         self.may_pause(token)?;
         let mut inner = self.lock();
         inner.token = token;
@@ -236,6 +265,7 @@ impl Gate {
             }
         }
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.attend(&mut inner);
         Ok(())
     }
 
@@ -272,7 +302,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Ends the pause; the parked are let go by [`Gate::release`]. Repeated, it reports the
+    /// Ends the pause; the parked are let go from the next [`Gate::proceed`] on. Repeated, it reports the
     /// same pause again.
     ///
     /// # Errors
@@ -285,6 +315,7 @@ impl Gate {
             inner.hold.paused = now.saturating_duration_since(since);
             inner.hold.released = inner.parked.len() as u64;
             inner.hold.longest_wait = inner.oldest_wait(now);
+            inner.flow(now).pace.begin(now);
             if inner.parked.is_empty() {
                 self.open(&mut inner);
             }
@@ -293,30 +324,11 @@ impl Gate {
         Ok(inner.hold)
     }
 
-    /// Grants entry to the `count` oldest of the parked and says whom to call. The last grant
-    /// opens the gate. Does nothing unless the gate is draining.
+    /// Grants entry to the `count` oldest of the parked, at no pace, and says whom to call. The
+    /// last grant opens the gate. Does nothing unless the gate is draining.
     pub fn release(&self, count: usize) -> Vec<Call> {
-        let mut inner = self.lock();
-        let Phase::Draining { .. } = inner.phase else {
-            return Vec::new();
-        };
-        let mut calls = Vec::with_capacity(count.min(inner.parked.len()));
-        for _ in 0..count {
-            let Some((ticket, waiting)) = inner.parked.pop_first() else {
-                break;
-            };
-            inner.forget(&waiting);
-            inner.counts.released += 1;
-            inner.answers.insert(ticket, Answer::Granted);
-            self.word.fetch_add(1, Ordering::AcqRel);
-            calls.push(Call {
-                seat: waiting.seat,
-                ticket,
-            });
-        }
-        if inner.parked.is_empty() {
-            self.open(&mut inner);
-        }
+        let mut calls = Vec::new();
+        self.let_in(&mut self.lock(), count, None, &mut calls);
         calls
     }
 
@@ -353,7 +365,11 @@ impl Gate {
     /// The route is gone: the parked are refused, and whoever comes with an old table too.
     pub fn remove(&self) -> Vec<Call> {
         let mut inner = self.lock();
-        let calls = inner.refuse_all(Refusal::Removed);
+        let mut calls = inner.refuse_all(Refusal::Removed);
+        // Those who wait for an upstream see for themselves that it is gone.
+        if let Some(flow) = &mut inner.flow {
+            calls.append(&mut flow.dismiss());
+        }
         inner.phase = Phase::Removed;
         self.word.fetch_or(CLOSED, Ordering::AcqRel);
         self.bell.ring();
@@ -393,7 +409,7 @@ impl Gate {
     /// Admitted and not yet done.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.word.load(Ordering::Acquire) & !CLOSED
+        self.word.load(Ordering::Acquire) & !(CLOSED | BUSY)
     }
 
     /// Counts an established session that was closed for this pause's quiesce.
@@ -473,7 +489,7 @@ impl Gate {
     }
 
     /// Goes on where the gate of another process was.
-    pub fn inherit(&self, token: Token, paused: Option<&Pause>, now: Instant) {
+    pub fn inherit(self: &Arc<Self>, token: Token, paused: Option<&Pause>, now: Instant) {
         let mut inner = self.lock();
         inner.token = inner.token.max(token);
         if let Some(pause) = paused {
@@ -484,6 +500,7 @@ impl Gate {
                 limits: pause.limits,
             };
             self.word.fetch_or(CLOSED, Ordering::AcqRel);
+            self.attend(&mut inner);
         }
     }
 
@@ -512,12 +529,12 @@ impl Gate {
 
     fn grant(self: &Arc<Self>) -> Admission {
         self.word.fetch_add(1, Ordering::AcqRel);
-        Admission::new(self)
+        Admission::new(self, None, None)
     }
 
     fn count_out(&self) {
         let before = self.word.fetch_sub(1, Ordering::AcqRel);
-        if before == CLOSED + 1 {
+        if before & !BUSY == CLOSED + 1 {
             self.bell.ring();
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Gate, Phase, Refusal};
+use super::{Answer, Gate, Phase, Refusal, crowd::Pass};
 use crate::logic::balance::Lease;
 
 /// Answer to [`Gate::enter`].
@@ -31,9 +31,19 @@ pub enum Claim {
 /// Proof of being admitted; counted as in flight until dropped.
 #[derive(Debug)]
 pub struct Admission {
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
     /// The upstream that it uses.
     lease: Option<Lease>,
+    /// Most never had to wait.
+    waited: Option<Box<Waited>>,
+}
+
+#[derive(Debug)]
+struct Waited {
+    /// Its place in the order of arrival.
+    ticket: u64,
+    /// What it goes with, if it was called.
+    pass: Option<Pass>,
 }
 
 impl Admission {
@@ -57,6 +67,12 @@ impl Admission {
         self
     }
 
+    /// It has no upstream any more.
+    pub(super) fn give_up_lease(&mut self) {
+        let lease = self.lease.take();
+        self.give_back(lease);
+    }
+
     fn give_back(&self, lease: Option<Lease>) {
         if lease.is_some() {
             drop(lease);
@@ -64,18 +80,43 @@ impl Admission {
         }
     }
 
-    pub(super) fn new(gate: &Arc<Gate>) -> Self {
+    pub(super) fn new(gate: &Arc<Gate>, ticket: Option<u64>, pass: Option<Pass>) -> Self {
         Self {
             gate: Arc::clone(gate),
             lease: None,
+            waited: ticket.map(|ticket| Box::new(Waited { ticket, pass })),
+        }
+    }
+
+    /// Its place in the order of arrival, if it ever had to wait.
+    pub(super) fn ticket(&self) -> Option<u64> {
+        self.waited.as_ref().map(|waited| waited.ticket)
+    }
+
+    /// What it goes with, if it was called.
+    pub(super) fn pass(&self) -> Option<Pass> {
+        self.waited.as_ref()?.pass
+    }
+
+    pub(super) fn take_pass(&mut self) -> Option<Pass> {
+        self.waited.as_mut()?.pass.take()
+    }
+
+    /// It waits with this ticket, or goes with this pass.
+    pub(super) fn note(&mut self, ticket: u64, pass: Option<Pass>) {
+        match &mut self.waited {
+            Some(waited) => **waited = Waited { ticket, pass },
+            None => self.waited = Some(Box::new(Waited { ticket, pass })),
         }
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let lease = self.lease.take();
-        self.give_back(lease);
+        self.give_up_lease();
+        if let Some(pass) = self.take_pass() {
+            self.gate.take_back(&mut self.gate.lock(), pass);
+        }
         self.gate.count_out();
     }
 }
@@ -107,10 +148,10 @@ impl Place {
         let answer = self.gate.lock().answers.remove(&self.ticket);
         match answer {
             None => Claim::Waiting(self),
-            Some(Answer::Granted) => {
+            Some(Answer::Granted(pass)) => {
                 self.settled = true;
                 // Counted in when it was granted.
-                Claim::Admitted(Admission::new(&self.gate))
+                Claim::Admitted(Admission::new(&self.gate, Some(self.ticket), pass))
             }
             Some(Answer::Refused(refusal)) => {
                 self.settled = true;
@@ -136,8 +177,11 @@ impl Drop for Place {
             return;
         }
         let answer = inner.answers.remove(&self.ticket);
-        drop(inner);
-        if let Some(Answer::Granted) = answer {
+        if let Some(Answer::Granted(pass)) = answer {
+            if let Some(pass) = pass {
+                self.gate.take_back(&mut inner, pass);
+            }
+            drop(inner);
             self.gate.count_out();
         }
     }

@@ -1,6 +1,8 @@
 //! The words in which a gate and its visitors speak.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use super::Gate;
 
 use flocker_api::gate::{HoldLimits, Token};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,8 @@ pub struct Visitor {
     pub client: IpAddr,
     /// Bytes that it has sent ahead and that we keep for it.
     pub bytes: usize,
+    /// Its place in the order of arrival, if it has waited at this gate before.
+    pub ticket: Option<u64>,
 }
 
 /// Tells a worker that the gate has an answer for one of its sessions.
@@ -119,8 +123,11 @@ pub trait Bell: Send + Sync {
     /// Called from any thread, must not block, may be called without need.
     fn ring(&self);
 
-    /// Tells one session that it is its turn in the line of a route.
-    fn call(&self, _call: Call) {}
+    /// Tells sessions that they have been answered, or that it is their turn.
+    fn call(&self, _calls: Vec<Call>) {}
+
+    /// Has the gate ticked by someone who keeps to the times that [`Gate::tick`] answers.
+    fn watch(&self, _gate: &Arc<Gate>) {}
 }
 
 /// How far a quiesce is.

@@ -37,6 +37,7 @@ fn visitor(slot: usize, client: u8, bytes: usize) -> Visitor {
         seat: Seat { worker: 0, slot },
         client: IpAddr::from([10, 0, 0, client]),
         bytes,
+        ticket: None,
     }
 }
 

@@ -1,19 +1,19 @@
 //! Connecting an upstream: one after the other of those that may serve, then all of them again
-//! after a pause that grows, until the hold is over. An app that restarts looks slow, not broken.
-//! Who waits for the same route takes turns ([`super::crowd`]).
+//! when the gate calls ([`crate::logic::gate::Stand`]), until the hold is over. An app that
+//! restarts looks slow, not broken.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{ConnectFailure, Cx, crowd::Ticket};
+use super::{ConnectFailure, Cx};
 use crate::logic::{
     balance::Tried,
-    gate::{Gate, Seat, Turn},
+    gate::{Admission, Gate, Seat, Stand, Turn},
 };
 
-/// First pause between two rounds through a route's upstreams.
+/// First pause between two rounds through a route's upstreams, for want of descriptors.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two rounds.
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -28,8 +28,10 @@ pub struct Dial {
     backoff: Duration,
     /// When to go on, while pausing.
     pub again_at: Option<Instant>,
-    /// Its mark among those that wait for the same route.
-    pub ticket: Option<Ticket>,
+    /// Its place among those that wait for an upstream to come up.
+    stand: Option<Box<Stand>>,
+    /// It was called: a connection may have come free.
+    called: bool,
     /// Its place in the line for an upstream that has room.
     turn: Option<Box<Turn>>,
 }
@@ -54,25 +56,48 @@ impl Dial {
             until: now + hold,
             backoff: BACKOFF_MIN,
             again_at: None,
-            ticket: None,
+            stand: None,
+            called: false,
             turn: None,
         }
     }
 
-    /// Waits with others, after [`Next::Wait`]: the one that has tried last tries soon again.
+    /// Waits with others, after [`Next::Wait`], until it is called or the hold is over.
     pub(crate) fn wait_with_others(
         &mut self,
-        gate: &Arc<Gate>,
+        admission: &mut Admission,
         failure: ConnectFailure,
-        cx: &mut Cx<'_>,
+        cx: &Cx<'_>,
     ) {
-        // In line, one is called. Without descriptors a quick attempt would only take one from another session.
+        // In line, one is called. Want of descriptors is ours, and says nothing of the upstream.
         if matches!(failure, ConnectFailure::NoResources | ConnectFailure::Full) {
             return;
         }
-        let (ticket, soon) = cx.crowds.failed(gate, cx.seat.slot, self.ticket, cx.now);
-        self.ticket = Some(ticket);
-        self.again_at = self.again_at.map(|at| at.min(soon));
+        self.stand = Some(Box::new(admission.fall_back(cx.seat, cx.now)));
+        self.again_at = Some(self.until);
+    }
+
+    /// Waits behind others that wait already, if there are any.
+    pub(crate) fn queue_up(&mut self, admission: &mut Admission, cx: &Cx<'_>) -> bool {
+        self.stand = admission.queue_up(cx.seat, cx.now).map(Box::new);
+        self.again_at = self.stand.as_ref().map(|_| self.until);
+        self.called = self.stand.is_none();
+        self.stand.is_some()
+    }
+
+    /// Its turn has come.
+    pub(crate) fn go(&mut self, admission: &mut Admission) {
+        self.again_at = None;
+        if let Some(stand) = self.stand.take() {
+            stand.go(admission);
+        }
+        self.called = true;
+    }
+
+    /// Its timer has come: it waits no longer.
+    pub(crate) fn go_uncalled(&mut self) {
+        self.again_at = None;
+        self.stand = None;
     }
 
     /// Stands in the line of a route whose upstreams are full; whoever stands there stays where
@@ -103,10 +128,16 @@ impl Dial {
         self.turn.is_some()
     }
 
-    /// Whether a call is for its place in the line.
+    /// Whether a connection may have come free for it.
+    pub(crate) fn was_called(&self) -> bool {
+        self.called
+    }
+
+    /// Whether a call is for its place.
     pub(crate) fn is_called(&self, ticket: u64) -> bool {
-        let turn = self.turn.as_ref();
-        turn.is_some_and(|turn| turn.ticket() == ticket)
+        let turn = self.turn.as_ref().map(|turn| turn.ticket());
+        let stand = self.stand.as_ref().map(|stand| stand.ticket());
+        turn.or(stand) == Some(ticket)
     }
 
     /// It has an upstream to try.
@@ -114,23 +145,6 @@ impl Dial {
         if let Some(turn) = self.turn.take() {
             turn.done();
         }
-    }
-
-    /// Another has got through: it is no longer among those that wait.
-    pub(crate) fn woken(&mut self) {
-        self.again_at = None;
-        self.ticket = None;
-    }
-
-    /// Its timer has come: whether to try, or to leave it to another and wait on.
-    pub(crate) fn may_try(&mut self, gate: &Arc<Gate>, cx: &mut Cx<'_>) -> bool {
-        let over = cx.now >= self.until;
-        if over || self.ticket.is_none() || cx.crowds.may_try(gate, cx.now) {
-            self.again_at = None;
-            return true;
-        }
-        self.again_at = Some((cx.now + self.backoff).min(self.until));
-        false
     }
 
     /// An attempt failed; there may be more upstreams that were not tried in this round.
@@ -146,6 +160,7 @@ impl Dial {
             return Next::GiveUp;
         }
         self.tried = Tried::default();
+        self.called = false;
         // No use in waking after the hold: the last attempt is made at its end.
         self.again_at = Some((now + self.backoff).min(self.until));
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);

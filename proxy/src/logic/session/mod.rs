@@ -12,7 +12,6 @@
 //! | [`http`] | HTTP/1.x, and each stream of HTTP/2 |
 //! | [`crate::logic::h2::carrier`] | an HTTP/2 connection, without its streams |
 
-pub mod crowd;
 pub mod dial;
 #[cfg(not(flocker_loom))]
 #[cfg(test)]
@@ -35,7 +34,6 @@ use std::{
 
 use flocker_api::{edge::ListenerKind, route::UpstreamProtocol, upstream::SendProxy};
 
-use self::crowd::{Crowds, Ticket};
 pub(crate) use self::way::{
     Admit, Way, admit, claim, client_ip, failed, on_move, resolve, served, upstream_failed,
 };
@@ -135,8 +133,6 @@ pub enum Event<'a> {
     Called(Call),
     /// A gate is being quiesced: what is opaque and established shall end.
     Quiesce(&'a Arc<Gate>),
-    /// An upstream of the route that is waited for has come up: try now.
-    Wake(Ticket),
     /// The edge is about to stop: end when it is convenient.
     Drain,
     /// Another process takes new connections: serve what comes, but ask for no more of it.
@@ -338,8 +334,6 @@ pub struct Cx<'a> {
     pub pending: [usize; 2],
     /// What is handed over of those that are over.
     pub access: Access<'a>,
-    /// Who of this worker waits for which route's upstreams.
-    pub crowds: &'a mut Crowds,
 }
 
 /// Where visits begin and end.
@@ -488,16 +482,6 @@ impl Session {
             Self::Opaque(session) => session.delivered(),
             Self::Http(session) => session.delivered(),
             Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => {}
-        }
-    }
-
-    /// Its mark among those that wait for a route's upstreams to come up.
-    #[must_use]
-    pub fn ticket(&self) -> Option<Ticket> {
-        match self {
-            Self::Opaque(session) => session.ticket(),
-            Self::Http(session) => session.ticket(),
-            Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
         }
     }
 

@@ -18,7 +18,6 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Action, Admit, Agreed, ConnectFailure, Cx, Ending, Event, Key, Offer, Reuse, Secured, Side,
     Want, Way, admit, claim,
-    crowd::Ticket,
     dial::{Dial, Next},
     failed, resolve,
     secured::{Alert, refusal},
@@ -27,7 +26,7 @@ use super::{
 };
 use crate::logic::{
     access::{Cause, Phase, Protocol, Visit, Words},
-    gate::{Admission, Place},
+    gate::{Admission, Arrival, Place},
     sniff::{
         SniffLimits,
         tls::{Sniff, Sniffer},
@@ -143,14 +142,14 @@ impl Session {
 
     fn connecting(
         &mut self,
-        admission: Admission,
+        mut admission: Admission,
         mut dial: Dial,
         event: Event<'_>,
         cx: &mut Cx<'_>,
     ) {
         match event {
             Event::Connected { .. } => {
-                cx.crowds.connected(admission.gate());
+                admission.connected(true, cx.now);
                 served(&admission);
                 cx.out[Side::Upstream as usize].append(&mut self.ahead);
                 self.ahead = Vec::new();
@@ -163,21 +162,19 @@ impl Session {
             Event::ConnectFailed(failure) => {
                 return self.connect_failed(admission, dial, failure, cx);
             }
-            Event::Timer if dial.may_try(admission.gate(), cx) => {
-                return self.connect_again(admission, dial, cx);
-            }
-            Event::Wake(ticket) if dial.ticket == Some(ticket) => {
-                dial.woken();
+            Event::Timer => {
+                dial.go_uncalled();
                 return self.connect_again(admission, dial, cx);
             }
             Event::Called(call) if dial.is_called(call.ticket) => {
-                dial.again_at = None;
+                dial.go(&mut admission);
                 return self.connect_again(admission, dial, cx);
             }
             Event::Quiesce(gate) if Arc::ptr_eq(gate, admission.gate()) => {
                 cx.act(Action::DropUpstream);
-                drop(admission);
-                return self.admit(cx);
+                let arrival = admission.arrival();
+                drop((admission, dial));
+                return self.admit(arrival.as_ref(), cx);
             }
             Event::Broken(_) => {
                 drop(admission);
@@ -201,8 +198,9 @@ impl Session {
             // A ClientHello has been sent, so there is no way back for TLS.
             Course::Untouched if matches!(self.key, Key::Tcp(_)) => {
                 cx.act(Action::DropUpstream);
+                let arrival = tunnel.admission().arrival();
                 drop(tunnel);
-                self.admit(cx);
+                self.admit(arrival.as_ref(), cx);
             }
             Course::Untouched => {
                 tunnel.admission().gate().count_closed();
@@ -244,15 +242,6 @@ impl Session {
     /// See [`super::Session::delivered`].
     pub fn delivered(&mut self) {
         self.state = State::Closed { _admission: None };
-    }
-
-    /// See [`super::Session::ticket`].
-    #[must_use]
-    pub fn ticket(&self) -> Option<Ticket> {
-        match &self.state {
-            State::Connecting { dial, .. } => dial.again_at.and(dial.ticket),
-            _ => None,
-        }
     }
 
     /// See [`super::Session::is_parked`].
@@ -333,11 +322,11 @@ impl Session {
                 visit.routed(found.key, found.gate);
             }
         }
-        self.admit(cx);
+        self.admit(None, cx);
     }
 
-    fn admit(&mut self, cx: &mut Cx<'_>) {
-        let verdict = admit(&self.key, self.ahead.len(), cx);
+    fn admit(&mut self, arrival: Option<&Arrival>, cx: &mut Cx<'_>) {
+        let verdict = admit(&self.key, self.ahead.len(), arrival, cx);
         self.admitted(verdict, cx);
     }
 
@@ -352,6 +341,13 @@ impl Session {
             Admit::Go(way) => {
                 let dial = Dial::new(cx.now, cx.limits.connect_hold);
                 self.connect(way, dial, cx);
+            }
+            Admit::Wait(mut admission) => {
+                let mut dial = Dial::new(cx.now, cx.limits.connect_hold);
+                match dial.queue_up(&mut admission, cx) {
+                    true => self.state = State::Connecting { admission, dial },
+                    false => self.connect_again(admission, dial, cx),
+                }
             }
             Admit::Refused => {
                 cx.counters.refused.inc();
@@ -405,7 +401,7 @@ impl Session {
 
     fn connect_failed(
         &mut self,
-        admission: Admission,
+        mut admission: Admission,
         mut dial: Dial,
         failure: ConnectFailure,
         cx: &mut Cx<'_>,
@@ -413,7 +409,7 @@ impl Session {
         match failed(&self.key, &admission, &mut dial, failure, cx) {
             Next::Now => self.connect_again(admission, dial, cx),
             Next::Wait => {
-                dial.wait_with_others(admission.gate(), failure, cx);
+                dial.wait_with_others(&mut admission, failure, cx);
                 self.state = State::Connecting { admission, dial };
             }
             Next::GiveUp => {
@@ -428,12 +424,14 @@ impl Session {
     /// Nothing was sent yet, so the gate is asked again: it may have been closed meanwhile.
     fn connect_again(&mut self, admission: Admission, dial: Dial, cx: &mut Cx<'_>) {
         if admission.gate().is_closed() {
-            drop(admission);
-            return self.admit(cx);
+            let arrival = admission.arrival();
+            drop((admission, dial));
+            return self.admit(arrival.as_ref(), cx);
         }
+        let arrival = admission.arrival();
         match resolve(&self.key, admission, dial.tried, dial.is_in_line(), cx) {
             Some(way) => self.connect(way, dial, cx),
-            None => self.admit(cx),
+            None => self.admit(arrival.as_ref(), cx),
         }
     }
 

@@ -53,9 +53,12 @@ impl Tunnel {
 
     pub(super) fn handle(&mut self, event: Event<'_>, key: &Key, cx: &mut Cx<'_>) -> Course {
         match event {
-            Event::Piped { .. } => {
+            Event::Piped { from, bytes } => {
                 self.active = cx.now;
                 self.silent = false;
+                if from == Side::Upstream && bytes > 0 {
+                    self.admission.answered(cx.now);
+                }
             }
             Event::Eof(side) if self.deaf == Some(side) => {
                 return Course::End(Ending::Reset(side.other()));

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::logic::{
     balance::{Lease, Pick, Set, Tried},
-    gate::{Admission, Claim, Entry, Gate, Place, Refusal, Visitor},
+    gate::{Admission, Arrival, Claim, Entry, Gate, Place, Refusal, Visitor},
     http::Scheme,
 };
 
@@ -96,6 +96,8 @@ pub(crate) struct Way {
 #[derive(Debug)]
 pub(crate) enum Admit {
     Go(Way),
+    /// Others wait for an upstream to come up: behind them.
+    Wait(Admission),
     Parked(Place),
     Refused,
     NoRoute,
@@ -107,12 +109,14 @@ pub(crate) enum Admit {
 const ADMIT_TRIES_MAX: usize = 16;
 
 /// Passes the gate of `key`. The route is resolved again after the admission: what a pause
-/// changed before it ended is seen by whoever is admitted after it.
-pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
-    let visitor = Visitor {
+/// changed before it ended is seen by whoever is admitted after it. Whoever has been here before
+/// keeps its place in the order of arrival.
+pub(crate) fn admit(key: &Key, ahead: usize, arrival: Option<&Arrival>, cx: &mut Cx<'_>) -> Admit {
+    let mut visitor = Visitor {
         seat: cx.seat,
         client: client_ip(cx.client),
         bytes: ahead,
+        ticket: None,
     };
     for _ in 0..ADMIT_TRIES_MAX {
         let Some(found) = key.find(cx.tables.current()) else {
@@ -122,7 +126,9 @@ pub(crate) fn admit(key: &Key, ahead: usize, cx: &mut Cx<'_>) -> Admit {
             return Admit::Denied;
         }
         let gate = Arc::clone(found.gate);
+        visitor.ticket = arrival.and_then(|arrival| arrival.at(&gate));
         match gate.enter(visitor, cx.now) {
+            Entry::Admitted(admission) if gate.is_busy() => return Admit::Wait(admission),
             Entry::Admitted(admission) => {
                 if let Some(way) = resolve(key, admission, Tried::default(), false, cx) {
                     return Admit::Go(way);
@@ -239,9 +245,10 @@ pub(crate) fn claim(key: &Key, place: Place, ahead: usize, cx: &mut Cx<'_>) -> A
     match place.claim() {
         Claim::Waiting(place) => Admit::Parked(place),
         Claim::Refused(_) => Admit::Refused,
+        Claim::Admitted(admission) if admission.has_to_wait() => Admit::Wait(admission),
         Claim::Admitted(admission) => match resolve(key, admission, Tried::default(), false, cx) {
             Some(way) => Admit::Go(way),
-            None => admit(key, ahead, cx),
+            None => admit(key, ahead, None, cx),
         },
     }
 }

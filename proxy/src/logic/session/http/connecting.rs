@@ -14,12 +14,12 @@ use super::{
 };
 use crate::logic::{
     access::{Cause, Phase},
-    gate::Admission,
+    gate::{Admission, Arrival},
 };
 
 impl Session {
-    pub(super) fn admit(&mut self, request: Request, cx: &mut Cx<'_>) {
-        let verdict = admit(&self.key, self.ahead.len(), cx);
+    pub(super) fn admit(&mut self, request: Request, arrival: Option<&Arrival>, cx: &mut Cx<'_>) {
+        let verdict = admit(&self.key, self.ahead.len(), arrival, cx);
         self.admitted(verdict, request, cx);
     }
 
@@ -40,6 +40,19 @@ impl Session {
                     false => Reuse::Checked,
                 };
                 self.connect(way, dial, request, reuse, cx);
+            }
+            Admit::Wait(mut admission) => {
+                let mut dial = Dial::new(cx.now, cx.limits.connect_hold);
+                match dial.queue_up(&mut admission, cx) {
+                    true => {
+                        self.state = State::Connecting {
+                            admission,
+                            dial,
+                            request,
+                        };
+                    }
+                    false => self.connect_again(admission, dial, request, cx),
+                }
             }
             Admit::Refused => {
                 cx.counters.refused.inc();
@@ -96,14 +109,12 @@ impl Session {
 
     pub(super) fn connected(
         &mut self,
-        admission: Admission,
+        mut admission: Admission,
         request: Request,
         reused: bool,
         cx: &mut Cx<'_>,
     ) {
-        if !reused {
-            cx.crowds.connected(admission.gate());
-        }
+        admission.connected(!reused, cx.now);
         let found = self.key.find(cx.tables.current());
         let most = found.and_then(|found| found.route.body_bytes_max);
         let hop = Hop {
@@ -121,7 +132,7 @@ impl Session {
 
     pub(super) fn connecting(
         &mut self,
-        admission: Admission,
+        mut admission: Admission,
         mut dial: Dial,
         request: Request,
         event: Event<'_>,
@@ -131,22 +142,20 @@ impl Session {
             Event::ConnectFailed(failure) => {
                 return self.connect_failed(admission, dial, request, failure, cx);
             }
-            Event::Wake(ticket) if dial.ticket == Some(ticket) => {
-                dial.woken();
-                return self.connect_again(admission, dial, request, cx);
-            }
-            Event::Timer if dial.may_try(admission.gate(), cx) => {
+            Event::Timer => {
+                dial.go_uncalled();
                 return self.connect_again(admission, dial, request, cx);
             }
             Event::Called(call) if dial.is_called(call.ticket) => {
-                dial.again_at = None;
+                dial.go(&mut admission);
                 return self.connect_again(admission, dial, request, cx);
             }
             // Nothing has been sent, so it can wait at the gate as well.
             Event::Quiesce(gate) if Arc::ptr_eq(gate, admission.gate()) => {
                 cx.act(Action::DropUpstream);
-                drop(admission);
-                return self.admit(request, cx);
+                let arrival = admission.arrival();
+                drop((admission, dial));
+                return self.admit(request, arrival.as_ref(), cx);
             }
             Event::Broken(Side::Downstream) | Event::Unwritable(Side::Downstream) => {
                 cx.act(Action::DropUpstream);
@@ -165,7 +174,7 @@ impl Session {
 
     fn connect_failed(
         &mut self,
-        admission: Admission,
+        mut admission: Admission,
         mut dial: Dial,
         request: Request,
         failure: ConnectFailure,
@@ -174,7 +183,7 @@ impl Session {
         match failed(&self.key, &admission, &mut dial, failure, cx) {
             Next::Now => self.connect_again(admission, dial, request, cx),
             Next::Wait => {
-                dial.wait_with_others(admission.gate(), failure, cx);
+                dial.wait_with_others(&mut admission, failure, cx);
                 self.state = State::Connecting {
                     admission,
                     dial,
@@ -205,17 +214,19 @@ impl Session {
         cx: &mut Cx<'_>,
     ) {
         if admission.gate().is_closed() {
-            drop(admission);
-            return self.admit(request, cx);
+            let arrival = admission.arrival();
+            drop((admission, dial));
+            return self.admit(request, arrival.as_ref(), cx);
         }
-        // Whoever has stood in line may well get the connection that has just come free.
-        let reuse = match dial.is_in_line() {
+        // Whoever was called may well get the connection that has just come free.
+        let reuse = match dial.was_called() {
             true => Reuse::Checked,
             false => Reuse::Never,
         };
+        let arrival = admission.arrival();
         match resolve(&self.key, admission, dial.tried, dial.is_in_line(), cx) {
             Some(way) => self.connect(way, dial, request, reuse, cx),
-            None => self.admit(request, cx),
+            None => self.admit(request, arrival.as_ref(), cx),
         }
     }
 }

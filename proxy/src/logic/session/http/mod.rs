@@ -35,7 +35,6 @@ use std::{sync::Arc, time::Instant};
 use self::exchange::{Exchange, Turn};
 use super::{
     Action, Admit, Cx, Ending, Event, Key, Secured, Side, Want, claim,
-    crowd::Ticket,
     dial::Dial,
     served,
     tunnel::{Course, Tunnel, tunnel_over},
@@ -217,6 +216,9 @@ impl Session {
 
             (State::Exchange(mut exchange), event) => {
                 let turn = exchange.handle(event, &mut self.ahead, self.draining, cx);
+                if exchange.status > 0 {
+                    exchange.admission.answered(cx.now);
+                }
                 if exchange.status > 0
                     && let Some(visit) = &mut self.visit
                 {
@@ -275,15 +277,6 @@ impl Session {
     /// See [`super::Session::delivered`].
     pub fn delivered(&mut self) {
         self.state = State::Closed { _admission: None };
-    }
-
-    /// See [`super::Session::ticket`].
-    #[must_use]
-    pub fn ticket(&self) -> Option<Ticket> {
-        match &self.state {
-            State::Connecting { dial, .. } => dial.again_at.and(dial.ticket),
-            _ => None,
-        }
     }
 
     /// See [`super::Session::is_parked`].

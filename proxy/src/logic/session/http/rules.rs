@@ -48,7 +48,7 @@ impl Session {
             None => Ruling::Admit,
         };
         match ruling {
-            Ruling::Admit => self.admit(request, cx),
+            Ruling::Admit => self.admit(request, None, cx),
             Ruling::Redirect(status) => self.redirect(status, &request, cx),
             Ruling::Reject(reason) => {
                 cx.counters.malformed.inc();
