@@ -145,13 +145,14 @@ pub(crate) async fn connect(
         let stream = tls.connect(stream, &expected).await?;
         Ok((stream.into(), Some(identity)))
     };
-    let (stream, identity) = timeout(limits.connect, connecting)
+    let (mut stream, identity) = timeout(limits.connect, connecting)
         .await
         .map_err(|_| VolumeError::Timeout {
             what: format!("connecting to {to}"),
             limit: limits.connect,
         })?
         .map_err(|source: io::Error| peer(to, format!("cannot connect: {source}")))?;
+    stream.widen();
     let mut connection = over(stream, identity, to, limits, CancellationToken::new());
     connection.writer.buckets = link.buckets(node);
     Ok(connection)

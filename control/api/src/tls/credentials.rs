@@ -9,8 +9,9 @@ use std::{
 };
 
 use rustls::{
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    SignatureScheme, SupportedCipherSuite,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
@@ -28,6 +29,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use super::{
     TlsError,
     identity::{Certificate, Identity, Role, not_after},
+    wide::Wide,
 };
 
 /// The files of a program's `[tls]` table.
@@ -153,7 +155,7 @@ impl Credentials {
         &self,
         stream: TcpStream,
         expected: &Expected,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<Wide>> {
         let name = match expected {
             Expected::Named(identity) => {
                 ServerName::try_from(identity.name.clone()).map_err(io::Error::other)?
@@ -161,7 +163,9 @@ impl Credentials {
             Expected::At(_, address) => ServerName::from(*address),
         };
         let config = self.current().client()?;
-        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let stream = TlsConnector::from(config)
+            .connect(name, Wide::new(stream))
+            .await?;
         let stream = TlsStream::from(stream);
         let reached = peer(&stream)?;
         let right = match expected {
@@ -187,9 +191,9 @@ impl Credentials {
         &self,
         stream: TcpStream,
         roles: &'static [Role],
-    ) -> io::Result<(TlsStream<TcpStream>, Identity)> {
+    ) -> io::Result<(TlsStream<Wide>, Identity)> {
         let config = self.current().server(roles)?;
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let stream = TlsAcceptor::from(config).accept(Wide::new(stream)).await?;
         let stream = TlsStream::from(stream);
         let identity = peer(&stream)?;
         Ok((stream, identity))
@@ -232,7 +236,7 @@ fn look(files: &Files) -> Vec<Option<Look>> {
 }
 
 /// Who is at the other end of a connection that stands.
-fn peer(stream: &TlsStream<TcpStream>) -> io::Result<Identity> {
+fn peer(stream: &TlsStream<Wide>) -> io::Result<Identity> {
     let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let (_, connection) = stream.get_ref();
     let certificate = connection
@@ -244,7 +248,13 @@ fn peer(stream: &TlsStream<TcpStream>) -> io::Result<Identity> {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    let mut provider = ring::default_provider();
+    // The quicker one first, where both sides have it; all of them are good ones.
+    let is_aes_128 = |suite: &SupportedCipherSuite| suite.suite() == TLS13_AES_128_GCM_SHA256;
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_aes_128(suite));
+    Arc::new(provider)
 }
 
 impl Loaded {

@@ -22,6 +22,7 @@ use tokio_rustls::TlsStream;
 use super::{
     credentials::Credentials,
     identity::{Identity, Role},
+    wide::Wide,
 };
 
 /// Longest handshake.
@@ -31,18 +32,37 @@ const HANDSHAKES_MAX: usize = 128;
 /// Pause after an accept that failed, for want of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What waits in memory to be written to a connection that streams: the more, the fewer calls.
+const STREAM_BYTES: usize = 512 << 10;
+
 /// A connection, plain or TLS.
 #[derive(Debug)]
 pub enum Stream {
     /// Plain TCP.
     Plain(TcpStream),
     /// TLS over TCP.
-    Secure(Box<TlsStream<TcpStream>>),
+    Secure(Box<TlsStream<Wide>>),
 }
 
-impl From<TlsStream<TcpStream>> for Stream {
-    fn from(stream: TlsStream<TcpStream>) -> Self {
+impl From<TlsStream<Wide>> for Stream {
+    fn from(stream: TlsStream<Wide>) -> Self {
         Self::Secure(Box::new(stream))
+    }
+}
+
+impl Stream {
+    /// Makes room for a stream of data that goes out by this connection.
+    pub fn widen(&mut self) {
+        if let Self::Secure(stream) = self {
+            match &mut **stream {
+                TlsStream::Client(stream) => {
+                    stream.get_mut().1.set_buffer_limit(Some(STREAM_BYTES));
+                }
+                TlsStream::Server(stream) => {
+                    stream.get_mut().1.set_buffer_limit(Some(STREAM_BYTES));
+                }
+            }
+        }
     }
 }
 

@@ -14,10 +14,12 @@ pub mod authority;
 mod credentials;
 mod identity;
 mod listener;
+mod wide;
 
 pub use credentials::{Credentials, Expected, Files};
 pub use identity::{Certificate, Identity, InvalidIdentity, Role};
 pub use listener::{Listener, Stream};
+pub use wide::Wide;
 
 use std::path::PathBuf;
 
