@@ -164,7 +164,7 @@ impl Default for Limits {
             transfer_heartbeat_ms: 2_000,
             transfer_stall_ms: 120_000,
             transfer_lock_ms: 5_000,
-            replication_sends_max: 4,
+            replication_sends_max: 8,
             replication_look_ms: 250,
             replication_retry_ms: 1_000,
             replication_retry_max_ms: 60_000,

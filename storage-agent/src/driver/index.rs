@@ -121,6 +121,11 @@ impl Entry {
         locked(&self.acknowledged).values().copied().collect()
     }
 
+    /// Whether a peer is known to have a snapshot as its newest.
+    pub(super) fn has(&self, peer: &NodeName, guid: Guid) -> bool {
+        locked(&self.acknowledged).get(peer) == Some(&guid)
+    }
+
     pub(super) fn hear(&self, peer: NodeName, guid: Guid) {
         locked(&self.acknowledged).insert(peer, guid);
     }

@@ -7,6 +7,8 @@
 //! acknowledgement that was lost is found on the next attempt. After a failure both look at
 //! what is really there.
 
+use std::time::Duration;
+
 use flocker_api::{
     ErrorCode,
     agent::{Handshake, ReplicateReply, ReplicateRequest, StorageKind},
@@ -73,6 +75,29 @@ pub(crate) enum What {
     New(String),
     /// One that is there.
     Existing(Snapshot),
+    /// One that was just taken, and is being sent already.
+    Begun(Begun),
+}
+
+impl What {
+    /// The snapshot's name, itself where it is there, and its stream where that is begun.
+    fn parts(self) -> (String, Option<Snapshot>, Option<Begun>) {
+        match self {
+            Self::New(name) => (name, None, None),
+            Self::Existing(snapshot) => (snapshot.name.clone(), Some(snapshot), None),
+            Self::Begun(begun) => (begun.to.name.clone(), Some(begun.to.clone()), Some(begun)),
+        }
+    }
+}
+
+/// A stream that was begun before anybody was asked what the receiver has.
+pub(crate) struct Begun {
+    pub(crate) to: Snapshot,
+    /// What it starts from.
+    pub(crate) from: Guid,
+    pub(crate) stream: SendStream,
+    /// How long the snapshot took.
+    pub(crate) snapshot_took: Duration,
 }
 
 /// Whether both sides look at what they have before they plan.
@@ -117,19 +142,17 @@ impl Replicator<'_> {
             return Err(peer(request.to, "it is this node itself"));
         }
         let mut copy = copy;
-        let (name, mut to) = match what {
-            What::New(name) => (name, None),
-            What::Existing(snapshot) => (snapshot.name.clone(), Some(snapshot)),
-        };
+        let (name, mut to, mut begun) = what.parts();
+        let took = begun.as_ref().map(|begun| begun.snapshot_took);
         let progress = self.progress.begin(&request.peer, &name);
         let moved = |bytes| progress.set(bytes);
-        let begun = Instant::now();
+        let asked = Instant::now();
         let taking = async {
             let taken = match &to {
                 None => self.storage.snapshot(copy.id, &name, copy.epoch).await?,
                 Some(_) => None,
             };
-            Ok::<_, VolumeError>((taken, begun.elapsed()))
+            Ok::<_, VolumeError>((taken, took.unwrap_or_else(|| asked.elapsed())))
         };
         let opened = self.open(&copy, request, &name, to.as_ref(), Look::No, Resume::May);
         let (taken, mut opening) = tokio::join!(taking, opened);
@@ -140,7 +163,7 @@ impl Replicator<'_> {
         let mut retries = self.limits().retries.iter();
         loop {
             let resumes = opening.as_ref().is_ok_and(Opening::resumes);
-            let attempt = async { self.attempt(&copy, opening?, &name, &mut to, &moved).await };
+            let attempt = self.attempt(&copy, opening, &name, &mut to, begun.take(), &moved);
             match attempt.await {
                 Ok(more) => {
                     sent.bytes += more.bytes;
@@ -282,12 +305,13 @@ impl Replicator<'_> {
     async fn attempt(
         &self,
         copy: &LocalCopy,
-        opening: Opening,
+        opening: Result<Opening, VolumeError>,
         name: &str,
         to: &mut Option<Snapshot>,
+        begun: Option<Begun>,
         moved: &(dyn Fn(u64) + Sync),
     ) -> Result<Sent, VolumeError> {
-        let (mut connection, from, takes, resumption) = match opening {
+        let (mut connection, from, takes, resumption) = match opening? {
             Opening::Present(guid) => {
                 return Ok(Sent {
                     reached: Some(guid),
@@ -307,12 +331,17 @@ impl Replicator<'_> {
             takes,
             token: resumption.as_ref().map(|r| r.token.as_str()),
         };
+        let base = from.as_ref().map(|from| from.guid);
         let full = match &resumption {
             Some(resumption) => resumption.from.is_none(),
             None => from.is_none(),
         };
         let result = async {
-            let sending = self.storage.send(copy.id, &stream)?;
+            let fits = |begun: &Begun| resumption.is_none() && base == Some(begun.from);
+            let sending = match begun.filter(fits) {
+                Some(begun) => begun.stream,
+                None => self.storage.send(copy.id, &stream)?,
+            };
             let estimating = async {
                 // Of an increment nobody sees the progress, and a move would wait for this.
                 let expected = match full || resumption.is_some() {
@@ -483,7 +512,7 @@ fn diverged(copy: &LocalCopy, conflict: Conflict) -> VolumeError {
     }
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 /// Adds the node's name to an error that knows only its address.

@@ -11,7 +11,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flocker_api::{
-    agent::{ReplicateReply, ReplicateRequest},
+    agent::{ReplicateReply, ReplicateRequest, StorageKind},
     name::{NodeName, VolumeId},
     replication::{ReplicationStatus, SetReplication},
     volume::{Snapshot, VolumeStatus},
@@ -19,18 +19,26 @@ use flocker_api::{
 use tokio::time::timeout;
 
 use super::{
-    index::Entry,
-    replicator::{Replicator, What},
-    storage::LocalCopy,
+    index::{Entry, next_createtxg},
+    replicator::{Begun, Replicator, What},
+    storage::{LocalCopy, Stream},
     volumes::{Volumes, active_policy, next_label, primary},
 };
 use crate::{
     error::VolumeError,
     logic::{
         label::Label,
-        schedule::{Arrived, Event, Sight},
+        schedule::{Arrived, Event, Moment, Sight},
+        wire::StreamFeatures,
     },
 };
+
+/// How a round ended that did not fail.
+pub(super) enum Round {
+    Sent(ReplicateReply, Arrived),
+    /// Nothing had changed then.
+    Unchanged(Moment),
+}
 
 impl Volumes {
     /// Says how a primary is replicated from now on; also after a restart of the agent.
@@ -130,13 +138,14 @@ impl Volumes {
         found
     }
 
-    /// Brings one target up to date: to a new snapshot, or to the newest there is.
+    /// Brings one target up to date: to a new snapshot, or to the newest there is. Sends nothing
+    /// where it turns out that nothing changed.
     pub(super) async fn round(
         &self,
         id: VolumeId,
         target: &NodeName,
         take: bool,
-    ) -> Result<(ReplicateReply, Arrived), VolumeError> {
+    ) -> Result<Round, VolumeError> {
         let entry = self.entry(id);
         let lock = timeout(self.limits().lock, entry.lock.lock()).await;
         let _lock = lock.map_err(|_| VolumeError::Busy {
@@ -163,14 +172,93 @@ impl Volumes {
         };
         let what = match copy.newest() {
             Some(newest) if !take => What::Existing(newest.clone()),
-            _ => What::New(next_label(copy.epoch)),
+            _ => match self.begin(&entry, &copy, target).await? {
+                Ok(what) => what,
+                Err(at) => return Ok(Round::Unchanged(at)),
+            },
         };
         let reply = self.transfer(&entry, copy, &request, what).await?;
         let arrived = Arrived {
             taken_at: self.taken_at(&reply.snapshot),
             snapshot: reply.snapshot.clone(),
         };
-        Ok((reply, arrived))
+        Ok(Round::Sent(reply, arrived))
+    }
+
+    /// Begins a round with a new snapshot; or says since when nothing has changed.
+    ///
+    /// zfs-fuse does not tell what was written to a dataset, but its streams do: one between two
+    /// snapshots of the same content has a beginning and an end and nothing between. So the
+    /// stream is begun before the target is asked for anything, which then is spared the
+    /// receive, three syncs of its pool.
+    async fn begin(
+        &self,
+        entry: &Entry,
+        copy: &LocalCopy,
+        target: &NodeName,
+    ) -> Result<Result<What, Moment>, VolumeError> {
+        let name = next_label(copy.epoch);
+        let current = |newest: &&Snapshot| entry.has(target, newest.guid);
+        let blind = self.storage().kind() == StorageKind::ZfsFuse;
+        let Some(base) = copy.newest().filter(current).filter(|_| blind) else {
+            return Ok(Ok(What::New(name)));
+        };
+        let begun = self.compare(copy, base, name).await;
+        if begun.is_err() {
+            entry.forget();
+        }
+        begun
+    }
+
+    async fn compare(
+        &self,
+        copy: &LocalCopy,
+        base: &Snapshot,
+        name: String,
+    ) -> Result<Result<What, Moment>, VolumeError> {
+        let (storage, at) = (self.storage(), self.scheduler().now());
+        storage.snapshot(copy.id, &name, copy.epoch).await?;
+        let snapshot_took = self.scheduler().now().saturating_sub(at);
+        let mut stream = storage.send(
+            copy.id,
+            &Stream {
+                from: Some(&base.name),
+                to: &name,
+                takes: StreamFeatures::default(),
+                token: None,
+            },
+        )?;
+        let limit = self.limits().stall;
+        let first = timeout(limit, stream.peek()).await;
+        let first = first.map_err(|_| VolumeError::Timeout {
+            what: "waiting for the first bytes of the stream".to_owned(),
+            limit,
+        })??;
+        match first {
+            Some((head, true)) if head.from == Some(base.guid) => {
+                stream.finish().await?;
+                storage.destroy_snapshot(copy.id, &name).await?;
+                Ok(Err(at))
+            }
+            Some((head, false)) if head.from == Some(base.guid) => {
+                let to = Snapshot {
+                    name,
+                    guid: head.to,
+                    createtxg: next_createtxg(&copy.snapshots),
+                };
+                Ok(Ok(What::Begun(Begun {
+                    to,
+                    from: base.guid,
+                    stream,
+                    snapshot_took,
+                })))
+            }
+            // Whatever that is: the usual way finds out.
+            _ => {
+                let snapshot = storage.find_snapshot(copy.id, &name).await?;
+                Ok(Ok(What::Existing(snapshot)))
+            }
+        }
     }
 
     /// Sends a snapshot and remembers what came of it. The caller holds the lock.

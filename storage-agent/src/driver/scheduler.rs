@@ -19,7 +19,10 @@ use flocker_api::{
 };
 use tokio::sync::Notify;
 
-use super::volumes::{Volumes, WeakVolumes};
+use super::{
+    rounds::Round,
+    volumes::{Volumes, WeakVolumes},
+};
 use crate::logic::schedule::{Action, Event, Moment, Pace, Schedule};
 
 /// Longest sleep, so that the end of the volumes is noticed.
@@ -112,12 +115,22 @@ impl Volumes {
                 take,
             } => {
                 let round = self.round(volume, &target, take).await;
-                let round = round.map_err(ErrorBody::from);
-                self.rounds().ended(round.as_ref().map(|(reply, _)| reply));
-                let result = round.map(|(_, arrived)| arrived);
-                if let Err(error) = &result {
-                    tracing::warn!(%volume, %target, code = %error.code, %error, "a round failed");
-                }
+                let result = match round.map_err(ErrorBody::from) {
+                    Ok(Round::Unchanged(at)) => {
+                        self.rounds().unchanged();
+                        self.happened(Event::Unchanged { volume, target, at });
+                        return;
+                    }
+                    Ok(Round::Sent(reply, arrived)) => {
+                        self.rounds().ended(Ok(&reply));
+                        Ok(arrived)
+                    }
+                    Err(error) => {
+                        self.rounds().ended(Err(&error));
+                        tracing::warn!(%volume, %target, code = %error.code, %error, "a round failed");
+                        Err(error)
+                    }
+                };
                 self.happened(Event::Ended {
                     volume,
                     target,

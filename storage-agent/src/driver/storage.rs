@@ -18,7 +18,12 @@ use super::{directory::Directory, fence::mounts::mounted_below, zfs::Zfs};
 use crate::{
     error::VolumeError,
     logic::{
-        aside::Note, resume::Resumption, schedule::Sight, transfer::Standing, wire::StreamFeatures,
+        aside::Note,
+        resume::Resumption,
+        schedule::Sight,
+        transfer::Standing,
+        wire::StreamFeatures,
+        zstream::{self, Head},
     },
 };
 
@@ -122,6 +127,18 @@ impl SendStream {
         match self {
             Self::Zfs(stream) => stream.next().await,
             Self::Directory(stream) => stream.next().await,
+        }
+    }
+
+    /// What the stream makes, and whether it brings nothing: the files are what they were.
+    /// `None` where a stream does not tell that by its first bytes.
+    pub(crate) async fn peek(&mut self) -> Result<Option<(Head, bool)>, VolumeError> {
+        match self {
+            Self::Zfs(stream) => {
+                let (bytes, whole) = stream.peek().await?;
+                Ok(zstream::head(bytes).map(|head| (head, whole)))
+            }
+            Self::Directory(_) => Ok(None),
         }
     }
 
@@ -273,6 +290,23 @@ impl Storage {
         name: &str,
     ) -> Result<Snapshot, VolumeError> {
         each!(self, s => s.find_snapshot(id, name))
+    }
+
+    /// Destroys several at once; one that is gone already is success.
+    pub(crate) async fn destroy_snapshots(
+        &self,
+        id: VolumeId,
+        names: &[String],
+    ) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.destroy_snapshots(id, names).await,
+            Self::Directory(directory) => {
+                for name in names {
+                    directory.destroy_snapshot(id, name).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     pub(crate) async fn destroy_snapshot(

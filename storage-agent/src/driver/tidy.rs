@@ -9,7 +9,7 @@ use flocker_api::{
 };
 
 use super::{
-    index::Entry,
+    index::{Entry, Knowledge},
     storage::LocalCopy,
     volumes::{Volumes, active_policy},
 };
@@ -21,6 +21,10 @@ use crate::{
 /// How long after a transfer old snapshots are destroyed: out of the way of a move's last
 /// steps, which follow one another faster.
 const TIDY_AFTER: Duration = Duration::from_secs(3);
+/// So many are destroyed at once: together they wait for the pool's disks once.
+const BATCH: usize = 8;
+/// How long fewer than that may wait for more.
+const BATCH_WAITS: Duration = Duration::from_secs(90);
 
 impl Volumes {
     /// Destroys the snapshots that nobody needs any more.
@@ -30,7 +34,7 @@ impl Volumes {
     pub async fn tidy(&self, id: VolumeId) -> Result<(), VolumeError> {
         let entry = self.entry(id);
         loop {
-            // The lock is taken anew for each snapshot, so that a move waits for one at most.
+            // The lock is taken anew for each batch, so that a move waits for one at most.
             let _lock = entry.lock.lock().await;
             let Some(copy) = self.look_up(id, &entry).await? else {
                 return Ok(());
@@ -41,16 +45,29 @@ impl Volumes {
             self.bookmark_bases(&entry, &copy, &pins, &keep).await?;
             pins.extend(self.pinned_by_asides(id));
             let gone = expendable(&copy.snapshots, &pins, &keep);
-            let Some(snapshot) = gone.into_iter().next() else {
+            let names: Vec<_> = gone.into_iter().take(BATCH).map(|s| s.name).collect();
+            if names.is_empty() {
                 return Ok(());
-            };
-            let destroyed = self.storage().destroy_snapshot(id, &snapshot.name).await;
+            }
+            let destroyed = self.storage().destroy_snapshots(id, &names).await;
             if destroyed.is_err() {
                 entry.forget();
             }
             destroyed?;
-            entry.forget_snapshot(&snapshot.name);
+            for name in names {
+                entry.forget_snapshot(&name);
+            }
         }
+    }
+
+    /// Whether there are enough to be destroyed at once.
+    fn is_worth_tidying(&self, entry: &Entry) -> bool {
+        let Knowledge::Copy(copy) = entry.known() else {
+            return false;
+        };
+        let keep = active_policy(&copy).map(|policy| policy.keep.clone());
+        let keep = keep.or_else(|| entry.kept_by_sender()).unwrap_or_default();
+        expendable(&copy.snapshots, &entry.heard(), &keep).len() >= BATCH
     }
 
     /// What peers have acknowledged, written down before anything is destroyed by it. What is
@@ -77,7 +94,7 @@ impl Volumes {
         Ok(heard)
     }
 
-    /// Tidies when the volume has been quiet for a while.
+    /// Tidies in a while, when there is enough to be tidied, or after some time anyway.
     pub(crate) fn tidy_later(&self, id: VolumeId) {
         let entry = self.entry(id);
         if entry.tidying.swap(true, Ordering::AcqRel) {
@@ -85,12 +102,19 @@ impl Volumes {
         }
         let volumes = self.downgrade();
         tokio::spawn(async move {
-            tokio::time::sleep(TIDY_AFTER).await;
-            entry.tidying.store(false, Ordering::Release);
-            // The agent may have ended meanwhile; the next one tidies.
-            let Some(volumes) = volumes.upgrade() else {
-                return;
+            let mut waited = Duration::ZERO;
+            let volumes = loop {
+                tokio::time::sleep(TIDY_AFTER).await;
+                waited += TIDY_AFTER;
+                // The agent may have ended meanwhile; the next one tidies.
+                let Some(volumes) = volumes.upgrade() else {
+                    return;
+                };
+                if waited >= BATCH_WAITS || volumes.is_worth_tidying(&entry) {
+                    break volumes;
+                }
             };
+            entry.tidying.store(false, Ordering::Release);
             if let Err(error) = volumes.tidy(id).await {
                 tracing::warn!(volume = %id, %error, "old snapshots stay");
             }

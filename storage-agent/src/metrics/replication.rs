@@ -72,7 +72,7 @@ impl Default for Rounds {
             stages: Family::new_with_constructor(buckets as fn() -> Histogram),
         };
         // A rate can be taken only of what was there before.
-        for outcome in ["sent", "failed"] {
+        for outcome in ["sent", "unchanged", "failed"] {
             drop(rounds.rounds.get_or_create(&Outcome { outcome }));
         }
         rounds
@@ -95,6 +95,12 @@ impl Rounds {
                 "failed"
             }
         };
+        self.rounds.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A round has found that nothing changed, and nothing was sent.
+    pub fn unchanged(&self) {
+        let outcome = "unchanged";
         self.rounds.get_or_create(&Outcome { outcome }).inc();
     }
 

@@ -47,7 +47,8 @@ stories! {
     continuous:
     a_policy_keeps_a_copy_current,
     a_policy_outlives_the_agent_and_ends_with_the_primary,
-    a_target_that_comes_back_is_brought_to_the_newest_at_once;
+    a_target_that_comes_back_is_brought_to_the_newest_at_once,
+    nothing_is_sent_while_nothing_changes;
     divergence:
     a_returning_primary_keeps_its_tail_aside_and_catches_up,
     writes_that_no_snapshot_has_are_kept_aside,
@@ -93,9 +94,4 @@ stories! {
     link:
     a_transfer_keeps_to_its_rate_and_tells_it,
     a_sound_node_is_found_sound;
-}
-
-#[test]
-fn nothing_is_sent_while_nothing_changes() {
-    bed::on_directories(|bed| Box::pin(continuous::nothing_is_sent_while_nothing_changes(bed)));
 }

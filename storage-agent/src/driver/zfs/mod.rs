@@ -27,6 +27,7 @@ use flocker_api::{
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot},
 };
+use futures_util::future::try_join_all;
 
 pub(super) use self::stream::{Receiving, Sending};
 use self::{
@@ -272,6 +273,22 @@ impl Zfs {
         unless(Failure::NotFound, zfs(&["destroy", &snapshot]).await)
     }
 
+    /// Several at once: OpenZFS takes them in one command; commands that run together wait for
+    /// the pool's disks together.
+    pub(crate) async fn destroy_snapshots(
+        &self,
+        id: VolumeId,
+        names: &[String],
+    ) -> Result<(), VolumeError> {
+        if self.capabilities.kind == StorageKind::OpenZfs {
+            let snapshots = format!("{}@{}", self.dataset(id), names.join(","));
+            return unless(Failure::NotFound, zfs(&["destroy", &snapshots]).await);
+        }
+        let each = names.iter().map(|name| self.destroy_snapshot(id, name));
+        try_join_all(each).await?;
+        Ok(())
+    }
+
     pub(crate) async fn promote(&self, copy: &LocalCopy, epoch: Epoch) -> Result<(), VolumeError> {
         self.unmount(copy).await?;
         if copy.partial.is_some() {
@@ -355,25 +372,30 @@ impl Zfs {
         stamp: &Stamp,
     ) -> Result<(), VolumeError> {
         let id = stamp.id;
-        let differs = |same: bool| here.is_none() || !same;
         // A copy that was never stamped is at epoch 0; it is seen to like a new one.
-        let new = here.is_none_or(|copy| copy.epoch == Epoch(0));
-        if new {
+        let here = here.filter(|copy| copy.epoch != Epoch(0));
+        if here.is_none() {
+            // First, or a mount point would be mounted at.
             self.set(id, "canmount", "noauto").await?;
         }
-        if new || differs(here.is_some_and(|copy| copy.name == stamp.name)) {
-            self.set(id, "flocker:name", stamp.name.as_str()).await?;
-            self.set(id, "mountpoint", &self.mount_point(&stamp.name))
-                .await?;
+        let mut properties = Vec::new();
+        if here.is_none_or(|copy| copy.name != stamp.name) {
+            properties.push(format!("flocker:name={}", stamp.name));
+            properties.push(format!("mountpoint={}", self.mount_point(&stamp.name)));
         }
-        if differs(here.is_some_and(|copy| copy.size_bytes == stamp.size_bytes)) {
-            let size = stamp
-                .size_bytes
-                .map_or_else(|| "none".to_owned(), |b| b.to_string());
-            self.set(id, "refquota", &size).await?;
+        if here.is_none_or(|copy| copy.size_bytes != stamp.size_bytes) {
+            let size = stamp.size_bytes.map(|bytes| bytes.to_string());
+            properties.push(format!("refquota={}", size.as_deref().unwrap_or("none")));
         }
+        // Each waits for the pool's disks, so they wait together.
+        let dataset = self.dataset(id);
+        let set = properties.iter().map(async |property| {
+            let set = zfs(&["set", property, &dataset]).await;
+            set.map_err(VolumeError::from)
+        });
+        try_join_all(set).await?;
         // The state goes last: until then the copy counts as not stamped.
-        if new || differs(here.is_some_and(|copy| copy.epoch == stamp.epoch)) {
+        if here.is_none_or(|copy| copy.epoch != stamp.epoch) {
             let wrote = here.and_then(|copy| copy.wrote);
             let state = parse::state(Role::Replica, stamp.epoch, wrote);
             self.set(id, "flocker:state", &state).await?;

@@ -13,7 +13,11 @@ use super::{
     command::{COMMAND_MAX, CommandError, spawn_sink, spawn_source, verdict},
     parse::Failure,
 };
-use crate::{driver::storage::ReceiveError, error::VolumeError, logic::wire::DATA_BYTES_MAX};
+use crate::{
+    driver::storage::ReceiveError,
+    error::VolumeError,
+    logic::{wire::DATA_BYTES_MAX, zstream},
+};
 
 /// Longest time for a receive to end after its stream has: it may still have to write.
 const RECEIVE_END_MAX: Duration = Duration::from_secs(120);
@@ -41,14 +45,29 @@ impl Sending {
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, VolumeError> {
+        if self.buffer.is_empty() {
+            self.read().await?;
+        }
+        let bytes = self.buffer.split().freeze();
+        Ok((!bytes.is_empty()).then_some(bytes))
+    }
+
+    async fn read(&mut self) -> Result<usize, VolumeError> {
         self.buffer.reserve(DATA_BYTES_MAX);
         let mut window = BufMut::limit(&mut self.buffer, DATA_BYTES_MAX);
-        let read = self
-            .output
-            .read_buf(&mut window)
-            .await
-            .map_err(|source| VolumeError::io("cannot read from zfs send", source))?;
-        Ok((read > 0).then(|| self.buffer.split().freeze()))
+        let read = self.output.read_buf(&mut window).await;
+        read.map_err(|source| VolumeError::io("cannot read from zfs send", source))
+    }
+
+    /// The first bytes of a stream of which nothing was taken yet, and whether they are all of
+    /// it. Nothing is lost: [`Self::next`] gives them again.
+    pub(crate) async fn peek(&mut self) -> Result<(&[u8], bool), VolumeError> {
+        while zstream::is_empty(self.buffer.len() as u64) {
+            if self.read().await? == 0 {
+                return Ok((&self.buffer, true));
+            }
+        }
+        Ok((&self.buffer, false))
     }
 
     pub(crate) async fn finish(self) -> Result<(), VolumeError> {

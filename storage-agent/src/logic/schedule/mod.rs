@@ -51,10 +51,10 @@ pub struct Pace {
 }
 
 impl Default for Pace {
-    /// 4 at once, a look each quarter of a second, retries after 1 s to 1 min, 5 s of rest.
+    /// 8 at once, a look each quarter of a second, retries after 1 s to 1 min, 5 s of rest.
     fn default() -> Self {
         Self {
-            sends_max: 4,
+            sends_max: 8,
             look: Duration::from_millis(250),
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),
@@ -95,6 +95,16 @@ pub enum Event {
         target: NodeName,
         /// How.
         result: Result<Arrived, ErrorBody>,
+    },
+    /// What was to be sent turned out to be nothing: the target has everything, and there is no
+    /// new snapshot.
+    Unchanged {
+        /// The volume.
+        volume: VolumeId,
+        /// The target.
+        target: NodeName,
+        /// When that was so.
+        at: Moment,
     },
     /// Something else is done with a volume: a move, an operator.
     Touched {
@@ -145,6 +155,9 @@ struct Volume {
     links: BTreeMap<NodeName, Link>,
     /// When its newest snapshot was taken, as far as this agent knows.
     taken_at: Option<Moment>,
+    /// What it takes to forget the snapshot that is being taken: when the one before was taken,
+    /// and by how much the targets lacked less.
+    before: Option<(Option<Moment>, u64)>,
     /// The last look, while no snapshot was taken since.
     seen: Option<(Moment, Sight)>,
     /// Nothing is begun before.
@@ -217,8 +230,10 @@ impl Schedule {
                 target,
                 result,
             } => self.ended(volume, &target, result, now),
+            Event::Unchanged { volume, target, at } => self.unchanged(volume, &target, at),
             Event::Touched { volume } => {
                 if let Some(volume) = self.volumes.get_mut(&volume) {
+                    volume.before = None;
                     volume.held_until = now + self.pace.hold;
                     // What is done there may take snapshots, which the targets then lack.
                     volume.seen = None;
@@ -308,29 +323,25 @@ impl Schedule {
     fn looked(&mut self, at: Moment, found: Vec<(VolumeId, Sight)>) {
         self.looking = false;
         for (id, sight) in found {
-            let Some(volume) = self.volumes.get_mut(&id) else {
-                continue;
-            };
-            // A snapshot that was taken meanwhile makes the answer worthless.
-            if volume.taken_at.is_some_and(|taken| taken >= at) {
-                continue;
-            }
-            volume.seen = Some((at, sight));
-            if sight != Sight::Written(0) {
-                continue;
-            }
-            let interval = volume.interval;
-            for link in volume
-                .links
-                .values_mut()
-                .filter(|link| link.missing_nothing())
-            {
-                link.current_at = Some(at);
-                if matches!(link.state, State::Due | State::Idle { .. }) {
-                    link.state = State::Idle { due: at + interval };
-                }
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.saw(at, sight);
             }
         }
+    }
+
+    fn unchanged(&mut self, id: VolumeId, target: &NodeName, at: Moment) {
+        self.sending.remove(&id);
+        let Some(volume) = self.volumes.get_mut(&id) else {
+            return;
+        };
+        volume.untake();
+        if let Some(link) = volume.links.get_mut(target) {
+            link.missing = 0;
+            link.failures = 0;
+            link.error = None;
+            link.state = State::Due;
+        }
+        volume.saw(at, Sight::Written(0));
     }
 
     fn ended(
@@ -442,9 +453,40 @@ impl Volume {
             Some((_, Sight::Written(bytes))) => bytes.max(1),
             Some((_, Sight::Blind)) | None => 1,
         };
+        self.before = Some((self.taken_at, written));
         self.taken_at = Some(now);
         for link in self.links.values_mut() {
             link.missing += written;
+        }
+    }
+
+    /// It was taken for nothing, and is gone again.
+    fn untake(&mut self) {
+        if let Some((taken_at, written)) = self.before.take() {
+            self.taken_at = taken_at;
+            for link in self.links.values_mut() {
+                link.missing = link.missing.saturating_sub(written);
+            }
+        }
+    }
+
+    /// Takes note of a look; targets that lack nothing are current where nothing changed.
+    fn saw(&mut self, at: Moment, sight: Sight) {
+        // A snapshot that was taken meanwhile makes the answer worthless.
+        if self.taken_at.is_some_and(|taken| taken >= at) {
+            return;
+        }
+        self.seen = Some((at, sight));
+        if sight != Sight::Written(0) {
+            return;
+        }
+        let due = at + self.interval;
+        let current = |link: &&mut Link| link.missing_nothing();
+        for link in self.links.values_mut().filter(current) {
+            link.current_at = Some(at);
+            if matches!(link.state, State::Due | State::Idle { .. }) {
+                link.state = State::Idle { due };
+            }
         }
     }
 

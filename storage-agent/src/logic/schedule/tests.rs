@@ -106,6 +106,31 @@ fn what_did_not_change_is_not_sent_and_counts_as_current() {
     assert_eq!(schedule.deadline(secs(12)), Some(secs(20)));
 }
 
+/// As on a storage that cannot tell what was written before it makes a stream of it.
+#[test]
+fn what_turns_out_to_be_nothing_counts_as_current_and_leaves_no_target_behind() {
+    let mut schedule = Schedule::new(Pace::default());
+    schedule.handle(set(1, 10, &["n2", "n3"]), secs(0));
+    schedule.handle(looked(secs(0), &[(1, Sight::Blind)]), secs(0));
+    schedule.handle(arrived(1, "n2", secs(0), 1), secs(1));
+    schedule.handle(arrived(1, "n3", secs(0), 1), secs(1));
+    assert_eq!(schedule.handle(Event::Tick, secs(10)), [look(&[1])]);
+    let blind = looked(secs(10), &[(1, Sight::Blind)]);
+    assert_eq!(schedule.handle(blind, secs(10)), [send(1, "n2", true)]);
+    let unchanged = Event::Unchanged {
+        volume: id(1),
+        target: node("n2"),
+        at: millis(10_001),
+    };
+    // Nor is there anything for the other one.
+    assert_eq!(schedule.handle(unchanged, millis(10_050)), []);
+    for status in schedule.status(id(1), secs(12)) {
+        assert_eq!((status.lag_ms, status.lag_bytes), (Some(1_999), Some(0)));
+        assert_eq!((status.state, status.rounds), (TargetState::Idle, 1));
+    }
+    assert_eq!(schedule.deadline(secs(12)), Some(millis(20_001)));
+}
+
 #[test]
 fn what_changed_is_sent_with_a_new_snapshot() {
     let mut schedule = once_sent();
