@@ -15,7 +15,7 @@ use flocker_api::{
     name::NodeName,
     volume::{Guid, Snapshot},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use super::{
     index::next_createtxg,
@@ -409,12 +409,15 @@ impl Replicator<'_> {
         let (mut bytes, mut head) = (0, None);
         let mut heartbeat = interval(self.limits().heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let limit = self.limits().stall;
+        // Counts on over heartbeats.
+        let mut stalled = Instant::now() + limit;
         loop {
             tokio::select! {
-                chunk = timeout(self.limits().stall, stream.next()) => {
+                chunk = timeout_at(stalled, stream.next()) => {
                     let chunk = chunk.map_err(|_| VolumeError::Timeout {
                         what: "waiting for bytes of the stream".to_owned(),
-                        limit: self.limits().stall,
+                        limit,
                     })??;
                     let Some(chunk) = chunk else { break };
                     if bytes == 0 && self.storage.kind() != StorageKind::Directory {
@@ -423,6 +426,7 @@ impl Replicator<'_> {
                     bytes += chunk.len() as u64;
                     writer.data(chunk).await?;
                     moved(bytes);
+                    stalled = Instant::now() + limit;
                 }
                 frame = reader.next() => match frame? {
                     Frame::Heartbeat => {}
