@@ -18,12 +18,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use flocker_api::{
+    agent::{FencePhase, LeasePolicy, LeaseRequest},
     container::{ContainerSpec, ContainerState, Mount, StopPolicy},
     name::{AppName, VolumeId},
     volume::Epoch,
 };
-use flocker_storage_agent::driver::runtime::{
-    Blueprint, Docker, Ended, Runtime, RuntimeError, docker::DockerConfig,
+use flocker_storage_agent::driver::{
+    fence::{Fence, FenceConfig},
+    runtime::{Blueprint, Docker, Ended, Runtime, RuntimeError, docker::DockerConfig},
+    volumes::StorageConfig,
 };
 
 /// How long anything may take before the test has failed.
@@ -356,6 +359,96 @@ async fn the_kernel_is_believed_before_the_engine() -> Result<()> {
         assert_eq!(found.state, ContainerState::Exited { code: 7 });
         fs::remove_file(volume.join("journal"))?;
     }
+    Ok(runtime.remove(app).await?)
+}
+
+/// The lease of a node runs out while a deaf app and what it has forked write to its volume: both
+/// are dead when the fence says so, without the engine's help; what is not ours runs on.
+#[tokio::test]
+async fn the_fence_kills_containers_and_has_proof_of_it() -> Result<()> {
+    let engine = Engine::start(Processes::Seen).await?;
+    let runtime = engine.runtime();
+    let root = engine.path("agent");
+    let volume = root.join("volumes/notes");
+    fs::create_dir_all(&volume)?;
+    fs::create_dir_all(root.join("mounts"))?;
+    let mount = root.join("mounts/notes");
+    std::os::unix::fs::symlink(&volume, &mount)?;
+    let bystander = [
+        "run",
+        "-d",
+        "--name",
+        "bystander",
+        "--network",
+        "none",
+        IMAGE,
+    ];
+    ensure!(engine.docker(&bystander).status()?.success());
+    let script = "trap '' INT TERM; \
+                  (while :; do echo more >>/data/journal; sleep 0.01; done) & \
+                  while :; do sleep 1000; done";
+    let made = blueprint("seen", Some(script), 20_000, &volume)?;
+    let app = &made.spec.app;
+    runtime.create(&made).await?;
+
+    let fence = Fence::start(FenceConfig {
+        node: "n1".parse()?,
+        storage: StorageConfig::Directory {
+            root: root.clone(),
+            mount_root: None,
+        },
+        lease: root.join("lease"),
+        watchdog: None,
+        margin: Duration::from_millis(200),
+        kill: Duration::from_secs(10),
+    })?;
+    runtime.start(app).await?;
+    let running = runtime.find(app).await?.context("it runs")?;
+    let pid = running.pid.context("its process")?;
+    fence.watch(&running);
+    wrote(&volume, "more").await?;
+    let grant = LeaseRequest {
+        stamp: fence.status().stamp,
+        ttl_ms: 600,
+        policy: LeasePolicy::Enforced,
+        volumes: Vec::new(),
+    };
+    fence
+        .renew(&grant)
+        .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+    let fenced = async {
+        while fence.status().fence != FencePhase::Fenced {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, fenced)
+        .await
+        .context("it does not fence")?;
+
+    let written = fs::metadata(volume.join("journal"))?.len();
+    ensure!(
+        fs::read_link(format!("/proc/{pid}/root")).is_err(),
+        "{pid} lives"
+    );
+    ensure!(!mount.exists(), "the volume can still be reached");
+    fence.end();
+    // The engine comes to know of it, and by then nothing more was written.
+    let ended = runtime.stop(&running).await?;
+    let found = runtime.find(app).await?.context("it ended")?;
+    assert_eq!(
+        found.state,
+        ContainerState::Exited { code: 137 },
+        "{ended:?}"
+    );
+    assert_eq!(fs::metadata(volume.join("journal"))?.len(), written);
+    let top = engine.docker(&["top", "bystander"]).status()?;
+    ensure!(top.success(), "a container that is not ours was killed");
+    ensure!(
+        engine
+            .docker(&["rm", "-f", "bystander"])
+            .status()?
+            .success()
+    );
     Ok(runtime.remove(app).await?)
 }
 
