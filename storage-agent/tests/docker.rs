@@ -362,6 +362,40 @@ async fn the_kernel_is_believed_before_the_engine() -> Result<()> {
     Ok(runtime.remove(app).await?)
 }
 
+/// The fence of a node that stores in directories below `root`.
+fn fence(root: &Path) -> Result<Fence> {
+    Ok(Fence::start(FenceConfig {
+        node: "n1".parse()?,
+        storage: StorageConfig::Directory {
+            root: root.to_owned(),
+            mount_root: None,
+        },
+        lease: root.join("lease"),
+        watchdog: None,
+        margin: Duration::from_millis(200),
+        kill: Duration::from_secs(10),
+    })?)
+}
+
+/// Grants a lease, and waits until it has run out and the fence has done what it is for.
+async fn lapse(fence: &Fence) -> Result<()> {
+    let grant = LeaseRequest {
+        stamp: fence.status().stamp,
+        ttl_ms: 600,
+        policy: LeasePolicy::Enforced,
+        volumes: Vec::new(),
+    };
+    let renewed = fence.renew(&grant);
+    renewed.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+    let fenced = async {
+        while fence.status().fence != FencePhase::Fenced {
+            tokio::task::yield_now().await;
+        }
+    };
+    let fenced = tokio::time::timeout(DEADLINE, fenced).await;
+    fenced.context("it does not fence")
+}
+
 /// The lease of a node runs out while a deaf app and what it has forked write to its volume: both
 /// are dead when the fence says so, without the engine's help; what is not ours runs on.
 #[tokio::test]
@@ -391,39 +425,13 @@ async fn the_fence_kills_containers_and_has_proof_of_it() -> Result<()> {
     let app = &made.spec.app;
     runtime.create(&made).await?;
 
-    let fence = Fence::start(FenceConfig {
-        node: "n1".parse()?,
-        storage: StorageConfig::Directory {
-            root: root.clone(),
-            mount_root: None,
-        },
-        lease: root.join("lease"),
-        watchdog: None,
-        margin: Duration::from_millis(200),
-        kill: Duration::from_secs(10),
-    })?;
+    let fence = fence(&root)?;
     runtime.start(app).await?;
     let running = runtime.find(app).await?.context("it runs")?;
     let pid = running.pid.context("its process")?;
     fence.watch(&running);
     wrote(&volume, "more").await?;
-    let grant = LeaseRequest {
-        stamp: fence.status().stamp,
-        ttl_ms: 600,
-        policy: LeasePolicy::Enforced,
-        volumes: Vec::new(),
-    };
-    fence
-        .renew(&grant)
-        .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-    let fenced = async {
-        while fence.status().fence != FencePhase::Fenced {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, fenced)
-        .await
-        .context("it does not fence")?;
+    lapse(&fence).await?;
 
     let written = fs::metadata(volume.join("journal"))?.len();
     ensure!(
