@@ -25,7 +25,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const LIMITS: H2Limits = H2Limits {
     streams: 8,
     stream_window: 65_535,
-    connection_window: 65_535,
+    replay_bytes: 1024,
     frames: FrameLimits {
         resets: 100,
         pings: 100,

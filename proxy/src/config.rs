@@ -198,7 +198,6 @@ struct LimitsFile {
     hello_timeout_ms: u64,
     h2_streams: u32,
     h2_stream_window_bytes: u32,
-    h2_connection_window_bytes: u32,
     h2_resets: u32,
     h2_pings: u32,
     h2_settings: u32,
@@ -207,6 +206,7 @@ struct LimitsFile {
     h2_window_updates: u32,
     h2_others: u32,
     upstream_h2_streams: usize,
+    upstream_h2_replay_bytes: usize,
     upstream_h2_ping_ms: u64,
     connect_timeout_ms: u64,
     connect_hold_ms: u64,
@@ -251,7 +251,6 @@ impl Default for LimitsFile {
             hello_timeout_ms: 10_000,
             h2_streams: 100,
             h2_stream_window_bytes: 64 << 10,
-            h2_connection_window_bytes: 1 << 20,
             h2_resets: 100,
             h2_pings: 100,
             h2_settings: 50,
@@ -260,6 +259,7 @@ impl Default for LimitsFile {
             h2_window_updates: 1_000,
             h2_others: 200,
             upstream_h2_streams: 100,
+            upstream_h2_replay_bytes: 64 << 10,
             upstream_h2_ping_ms: 15_000,
             connect_timeout_ms: 3_000,
             connect_hold_ms: 10_000,
@@ -701,7 +701,7 @@ fn h2_limits(limits: &LimitsFile) -> H2Limits {
     H2Limits {
         streams: limits.h2_streams,
         stream_window: limits.h2_stream_window_bytes,
-        connection_window: limits.h2_connection_window_bytes,
+        replay_bytes: limits.upstream_h2_replay_bytes,
         frames: FrameLimits {
             resets: limits.h2_resets,
             pings: limits.h2_pings,
@@ -725,11 +725,6 @@ fn check_h2_limits(limits: &LimitsFile) -> Result<(), String> {
         (
             "h2_stream_window_bytes",
             limits.h2_stream_window_bytes,
-            window,
-        ),
-        (
-            "h2_connection_window_bytes",
-            limits.h2_connection_window_bytes,
             window,
         ),
         ("h2_settings", limits.h2_settings, (2, u32::MAX)),

@@ -168,12 +168,6 @@ impl Route {
                 of_http,
             ),
             ("upstream_protocol", is_h2 && !is_http, of_http),
-            // Such a header speaks of one client; a shared connection serves many.
-            (
-                "send_proxy",
-                is_h2 && self.send_proxy.is_some(),
-                "upstreams that speak HTTP/1.1",
-            ),
         ];
         let found = rules.into_iter().find(|(_, is_misfit, _)| *is_misfit);
         found.map(|(field, _, fits)| Misfit { field, fits })
@@ -243,7 +237,8 @@ mod tests {
         let terminated = json!({"tls": {"terminate": {}}, "body_bytes_max": 1});
         assert_eq!(misfit("https:a", terminated), None);
         let both = json!({"upstream_protocol": "h2", "send_proxy": "v2"});
-        assert_eq!(misfit("http:a", both), Some("send_proxy"));
+        assert_eq!(misfit("http:a", both.clone()), None);
+        assert_eq!(misfit("tcp:1", both), Some("upstream_protocol"));
         assert_eq!(
             misfit("https:a", json!({"redirect_https": true})),
             Some("redirect_https")

@@ -237,7 +237,8 @@ pub struct Route {
     #[serde(default = "pending_max", skip_serializing_if = "is_pending_max")]
     pub pending_max: u32,
     /// The PROXY header that each new connection to an upstream begins with. Such connections
-    /// speak of one client, and are not used for another.
+    /// speak of one client, and are not used for another; over HTTP/2 that client's requests
+    /// share one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_proxy: Option<SendProxy>,
     /// The only networks whose clients are served, if any are named.

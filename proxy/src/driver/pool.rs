@@ -17,6 +17,9 @@ pub struct Peer {
     pub address: SocketAddr,
     /// How TLS is spoken there; `None` in clear.
     pub seal: Option<Arc<Seal>>,
+    /// What a shared connection begins with, before all else: it speaks of one client, whose
+    /// requests alone share it.
+    pub opening: Option<Arc<[u8]>>,
 }
 
 /// An upstream connection, in use or idle.

@@ -27,8 +27,8 @@ use crate::{
         h2::{
             H2Limits,
             body::Unframer,
-            request::{self, Carried},
-            response::{self, Question},
+            request::{self, Carried, Tunnel},
+            response::{self, Opened, Question},
             websocket,
         },
         http::{HEADERS_MAX, HeadLimits, Method, Scheme, Verdict, parse_request},
@@ -39,8 +39,6 @@ use crate::{
 const HEAD_BYTES_MAX: usize = 2 << 20;
 /// Bytes that a stream may hold on their way to the upstream.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Largest window (RFC 9113, section 6.9.1).
-const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// What a session reads when its request cannot be sent over HTTP/2.
 const NOT_POSSIBLE: &[u8] = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\n\r\n";
 
@@ -82,14 +80,12 @@ impl Island {
     ) -> Self {
         let pipe = Pipe::default();
         let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-        let window = limits.stream_window.saturating_mul(streams);
-        let window = window.clamp(limits.stream_window, WINDOW_MAX);
         let mut builder = client::Builder::new();
         builder
             .enable_push(false)
             .initial_window_size(limits.stream_window)
             // Requests that are read slowly must not hold up the others.
-            .initial_connection_window_size(window)
+            .initial_connection_window_size(limits.connection_window(streams))
             .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER_BYTES);
         let end = pipe.clone();
@@ -333,22 +329,23 @@ impl Stream {
             Scheme::Http => uri::Scheme::HTTP,
             Scheme::Https => uri::Scheme::HTTPS,
         };
+        let extended = sender.is_extended_connect_protocol_enabled();
         let outgoing = request::to_h2(&head, partial, scheme).ok().filter(|out| {
-            out.websocket_key.is_none() || sender.is_extended_connect_protocol_enabled()
+            let is_websocket = matches!(out.tunnel, Some(Tunnel::WebSocket { .. }));
+            extended || !is_websocket
         });
         let Some(mut outgoing) = outgoing else {
             let answer = Heard::new(NOT_POSSIBLE.to_vec(), None, Carried::None);
             self.state = Phase::Impossible(answer);
             return Ok(used);
         };
-        let tunnel = outgoing.websocket_key.is_some();
-        if tunnel {
+        if let Some(Tunnel::WebSocket { .. }) = outgoing.tunnel {
             let extensions = outgoing.request.extensions_mut();
             extensions.insert(Protocol::from_static("websocket"));
         }
-        let unframer = match tunnel {
-            true => Unframer::tunnel(),
-            false => Unframer::of_request(outgoing.body),
+        let unframer = match outgoing.tunnel {
+            Some(_) => Unframer::tunnel(),
+            None => Unframer::of_request(outgoing.body),
         };
         let ended = unframer.is_done();
         let sent = sender.send_request(outgoing.request, ended);
@@ -365,7 +362,12 @@ impl Stream {
             response,
             question: Question {
                 is_head: head.method == Method::Head,
-                websocket_accept: outgoing.websocket_key.as_deref().map(websocket::accept),
+                tunnel: outgoing.tunnel.map(|tunnel| match tunnel {
+                    Tunnel::WebSocket { key } => Opened::WebSocket {
+                        accept: websocket::accept(&key),
+                    },
+                    Tunnel::Connect => Opened::Connect,
+                }),
             },
             interim: Heard::new(Vec::new(), None, Carried::None),
             said: Said::new(stream, unframer, ended),

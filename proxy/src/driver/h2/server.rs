@@ -83,7 +83,7 @@ impl Island {
         builder
             .max_concurrent_streams(limits.streams)
             .initial_window_size(limits.stream_window)
-            .initial_connection_window_size(limits.connection_window)
+            .initial_connection_window_size(limits.connection_window(limits.streams))
             .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_pending_accept_reset_streams(limits.frames.resets as usize)

@@ -1,7 +1,7 @@
 //! Telling a session something and carrying out what it orders: connects, the fate of upstream
 //! connections, and the end.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use flocker_api::route::UpstreamProtocol;
 use mio::Interest;
@@ -101,8 +101,14 @@ impl Worker {
                     proxy,
                 } => {
                     self.drop_upstream(slot);
-                    let peer = Peer { address: to, seal };
+                    let mut peer = Peer {
+                        address: to,
+                        seal,
+                        opening: None,
+                    };
                     if protocol == UpstreamProtocol::H2 {
+                        let header = proxy.map(|version| welcome::header(slot, version));
+                        peer.opening = header.map(Arc::from);
                         self.connect_shared(slot, index, &peer, reuse, within);
                         continue;
                     }

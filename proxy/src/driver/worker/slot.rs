@@ -271,7 +271,10 @@ impl Worker {
             return false;
         }
         let opened = conn.stream.connected();
-        let opened = opened.and_then(|()| welcome::open_with(conn, &mut upstream.opening));
+        let opened = opened.and_then(|()| {
+            let opening = std::mem::take(&mut upstream.opening);
+            welcome::open_with(conn, &opening)
+        });
         let outcome = match opened {
             Ok(()) => self.secure_upstream(conn, upstream.peer.seal.as_ref()),
             Err(error) => Err(act::failure(&error)),

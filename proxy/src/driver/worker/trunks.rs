@@ -2,13 +2,16 @@
 //! sent over few connections, a stream each. Such a connection has a slot of its own, like a
 //! client's; its peer is on the downstream side of that slot.
 //!
+//! A connection that begins with a PROXY header speaks of one client: it is shared by that
+//! client's requests alone, and is another [`Peer`] for each.
+//!
 //! Whoever comes while a connection is being made waits for it, within its own connect timeout.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use mio::Interest;
 
-use super::{KIND_DOWNSTREAM, Worker, act, slot::Slot, token};
+use super::{KIND_DOWNSTREAM, Worker, act, slot::Slot, token, welcome};
 use crate::{
     driver::{
         h2::{self, Island, bell::Target, client},
@@ -134,7 +137,14 @@ impl Worker {
             Some(_) => Scheme::Https,
             None => Scheme::Http,
         };
-        let outcome = match conn.stream.connected() {
+        let mut opened = conn.stream.connected();
+        // Once: with TLS this comes again and again until hands are shaken.
+        if conn.stream.sealed().is_none()
+            && let Some(opening) = &to.opening
+        {
+            opened = opened.and_then(|()| welcome::open_with(conn, opening));
+        }
+        let outcome = match opened {
             Ok(()) => self.secure_upstream(conn, to.seal.as_ref()),
             Err(error) => Err(act::failure(&error)),
         };

@@ -226,13 +226,12 @@ pub(super) fn header(slot: &Slot, version: SendProxy) -> Vec<u8> {
 }
 
 /// Gives a new connection what it begins with. A fresh socket has room for so little.
-pub(super) fn open_with(conn: &Conn, opening: &mut Vec<u8>) -> io::Result<()> {
-    let opening = std::mem::take(opening);
+pub(super) fn open_with(conn: &Conn, opening: &[u8]) -> io::Result<()> {
     if opening.is_empty() {
         return Ok(());
     }
     let mut socket = conn.stream.socket().ok_or(io::ErrorKind::NotConnected)?;
-    match socket.write(&opening)? {
+    match socket.write(opening)? {
         count if count == opening.len() => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }

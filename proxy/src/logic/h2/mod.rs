@@ -26,6 +26,9 @@ pub mod websocket;
 
 use http::{HeaderMap, HeaderName, header};
 
+/// Largest window (6.9.1).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+
 /// Limits of one HTTP/2 connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct H2Limits {
@@ -33,10 +36,21 @@ pub struct H2Limits {
     pub streams: u32,
     /// Most bytes of a stream's body that may be on their way to us and not dealt with.
     pub stream_window: u32,
-    /// The same of all streams of a connection.
-    pub connection_window: u32,
+    /// Most bytes of a request's body that are kept until its response begins: an upstream that
+    /// refuses the stream has it sent again.
+    pub replay_bytes: usize,
     /// Most frames of each kind.
     pub frames: meter::FrameLimits,
+}
+
+impl H2Limits {
+    /// Most bytes of all bodies of a connection with so many streams that may be on their way
+    /// to us: what one stream leaves unread must not take the window from another.
+    #[must_use]
+    pub fn connection_window(&self, streams: u32) -> u32 {
+        let window = self.stream_window.saturating_mul(streams);
+        window.clamp(self.stream_window, WINDOW_MAX)
+    }
 }
 
 /// Why a message cannot be translated.
@@ -85,7 +99,7 @@ pub enum Malformed {
 pub(crate) const TEST_LIMITS: H2Limits = H2Limits {
     streams: 100,
     stream_window: 65_535,
-    connection_window: 65_535,
+    replay_bytes: 1024,
     frames: meter::FrameLimits {
         resets: 100,
         pings: 100,

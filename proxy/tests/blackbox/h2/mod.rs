@@ -1,6 +1,7 @@
 //! HTTP/2 from outside: real clients, streams that are routed and held each on its own, and
 //! clients that mean harm.
 
+mod again;
 mod client;
 mod floods;
 mod streams;

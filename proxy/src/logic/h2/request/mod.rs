@@ -202,9 +202,20 @@ pub struct Outgoing {
     pub request: Request<()>,
     /// How its body is framed in HTTP/1.1.
     pub body: Body,
-    /// The WebSocket key that the client sent, when this is an upgrade to WebSocket: the
-    /// upstream is asked by an extended CONNECT (RFC 8441), and the answer needs it.
-    pub websocket_key: Option<String>,
+    /// The tunnel that it asks for.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// What a request may turn its stream into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tunnel {
+    /// A WebSocket, by an extended CONNECT (RFC 8441).
+    WebSocket {
+        /// The key that the client sent; the answer needs it.
+        key: String,
+    },
+    /// What CONNECT leads to (8.5).
+    Connect,
 }
 
 /// Translates a head that the edge itself has written; `bytes` are those `head` was parsed
@@ -217,10 +228,6 @@ pub fn to_h2(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Result<Outgoin
     let line = http1::lines(head_bytes).next().unwrap_or_default();
     let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
     let mut method = Method::from_bytes(name).map_err(|_error| Malformed::Method)?;
-    // A plain CONNECT is for proxies, which are spoken to in HTTP/1.1.
-    if method == Method::CONNECT {
-        return Err(Malformed::Method);
-    }
     let mut fields = HeaderMap::with_capacity(16);
     let mut host = None;
     let mut key = None;
@@ -235,22 +242,29 @@ pub fn to_h2(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Result<Outgoin
             fields.append(name, value);
         }
     }
-    let path = match head.path(bytes) {
-        [] => b"/",
-        path => path,
-    };
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(scheme);
     uri.authority = Some(host.ok_or(Malformed::HostMissing)?);
-    uri.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_error| Malformed::Path)?);
-    if head.upgrade {
-        if !websocket::is_asked(head_bytes) || key.is_none() {
-            return Err(Malformed::Protocol);
+    let tunnel = match (method == Method::CONNECT, head.upgrade, key) {
+        (true, ..) => Some(Tunnel::Connect),
+        (false, true, Some(key)) if websocket::is_asked(head_bytes) => {
+            Some(Tunnel::WebSocket { key })
         }
-        method = Method::CONNECT;
-    } else {
+        (false, true, _) => return Err(Malformed::Protocol),
+        (false, false, _) => None,
+    };
+    // 8.5: a plain CONNECT has neither scheme nor path.
+    if tunnel != Some(Tunnel::Connect) {
+        let path = match head.path(bytes) {
+            [] => b"/",
+            path => path,
+        };
+        let path = PathAndQuery::try_from(path).map_err(|_error| Malformed::Path)?;
+        (uri.scheme, uri.path_and_query) = (Some(scheme), Some(path));
+    }
+    match tunnel {
+        Some(_) => method = Method::CONNECT,
         // 8.2.2: trailers are passed on, so we can say so; gRPC servers insist on it.
-        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+        None => drop(fields.insert(header::TE, HeaderValue::from_static("trailers"))),
     }
     let mut request = Request::new(());
     *request.method_mut() = method;
@@ -260,7 +274,7 @@ pub fn to_h2(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Result<Outgoin
     Ok(Outgoing {
         request,
         body: head.body,
-        websocket_key: key.filter(|_| head.upgrade),
+        tunnel,
     })
 }
 

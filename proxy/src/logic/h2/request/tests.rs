@@ -154,7 +154,7 @@ fn a_request_of_http1_becomes_a_stream() {
     let Outgoing {
         request,
         body,
-        websocket_key,
+        tunnel,
     } = outgoing(text).unwrap();
     assert_eq!(request.method(), Method::POST);
     assert_eq!(request.uri(), "http://a.test:81/p?q");
@@ -164,7 +164,7 @@ fn a_request_of_http1_becomes_a_stream() {
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(fields, ["x-one", "te"]);
-    assert_eq!((body, websocket_key), (Body::Chunked, None));
+    assert_eq!((body, tunnel), (Body::Chunked, None));
 }
 
 #[test]
@@ -176,13 +176,25 @@ fn an_upgrade_to_websocket_becomes_an_extended_connect_and_others_cannot() {
         )
     };
     let Outgoing {
-        request,
-        websocket_key,
-        ..
+        request, tunnel, ..
     } = outgoing(&text("websocket")).unwrap();
     assert_eq!(request.method(), Method::CONNECT);
     assert_eq!(request.uri(), "http://a.test/chat");
-    assert_eq!(websocket_key.as_deref(), Some("bm9uY2U="));
+    let key = "bm9uY2U=".to_owned();
+    assert_eq!(tunnel, Some(Tunnel::WebSocket { key }));
     assert!(!request.headers().contains_key(header::SEC_WEBSOCKET_KEY));
     assert_eq!(outgoing(&text("tls/1.0")).unwrap_err(), Malformed::Protocol);
+}
+
+#[test]
+fn a_connect_names_an_authority_and_nothing_else() {
+    let text = "CONNECT a.test:22 HTTP/1.1\r\nHost: a.test:22\r\nX: 1\r\n\r\n";
+    let Outgoing {
+        request, tunnel, ..
+    } = outgoing(text).unwrap();
+    assert_eq!(request.method(), Method::CONNECT);
+    assert_eq!(request.uri(), "a.test:22");
+    assert_eq!(request.uri().scheme(), None);
+    assert_eq!(tunnel, Some(Tunnel::Connect));
+    assert!(!request.headers().contains_key(header::TE));
 }

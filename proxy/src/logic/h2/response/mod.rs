@@ -13,8 +13,20 @@ use crate::logic::http::{self as http1, ResponseHead};
 pub struct Question {
     /// The request was a HEAD.
     pub is_head: bool,
-    /// The accept value that the client of a WebSocket expects, if it is an extended CONNECT.
-    pub websocket_accept: Option<String>,
+    /// What a 2xx opens, if the request asked for a tunnel.
+    pub tunnel: Option<Opened>,
+}
+
+/// A tunnel that a 2xx opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// A WebSocket.
+    WebSocket {
+        /// The value that its client expects.
+        accept: String,
+    },
+    /// What CONNECT leads to.
+    Connect,
 }
 
 /// Translates a head that the edge itself has written; `bytes` are those `head` was parsed
@@ -61,16 +73,16 @@ pub fn write_http1(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Malformed::Http1);
     }
-    let accept = question.websocket_accept.as_deref();
-    // RFC 8441, section 5: any 2xx opens the tunnel.
-    let tunnel = accept.is_some() && status.is_success();
+    // RFC 8441, section 5, and RFC 9110, section 9.3.6: any 2xx opens the tunnel.
+    let opened = question.tunnel.as_ref().filter(|_| status.is_success());
+    let tunnel = opened.is_some();
     let interim = status.is_informational();
     let length = content_length(&parts.headers)?;
     // Only a chunked body can have trailers in HTTP/1.1 (RFC 9112, section 7.1.2).
     let trailers = !ended && parts.headers.contains_key(header::TRAILER);
-    let (status, reason) = match tunnel {
-        true => (StatusCode::SWITCHING_PROTOCOLS, "Switching Protocols"),
-        false => (status, status.canonical_reason().unwrap_or_default()),
+    let (status, reason) = match opened {
+        Some(Opened::WebSocket { .. }) => (StatusCode::SWITCHING_PROTOCOLS, "Switching Protocols"),
+        Some(Opened::Connect) | None => (status, status.canonical_reason().unwrap_or_default()),
     };
     out.reserve(256);
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -90,9 +102,11 @@ pub fn write_http1(
     let bodiless = interim
         || question.is_head
         || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
-    let carried = if let Some(accept) = accept.filter(|_| tunnel) {
-        out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: websocket\r\n");
-        http1::write_field(out, b"Sec-WebSocket-Accept", accept.as_bytes());
+    let carried = if let Some(opened) = opened {
+        if let Opened::WebSocket { accept } = opened {
+            out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: websocket\r\n");
+            http1::write_field(out, b"Sec-WebSocket-Accept", accept.as_bytes());
+        }
         Carried::Tunnel
     } else if bodiless {
         Carried::None

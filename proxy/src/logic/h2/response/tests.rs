@@ -62,7 +62,7 @@ fn upstream(
 
 const GET: Question = Question {
     is_head: false,
-    websocket_accept: None,
+    tunnel: None,
 };
 
 #[test]
@@ -143,7 +143,9 @@ fn a_response_in_doubt_is_none() {
 fn an_accepted_tunnel_is_a_switch_of_protocols() {
     let question = Question {
         is_head: false,
-        websocket_accept: Some("YWNjZXB0".to_owned()),
+        tunnel: Some(Opened::WebSocket {
+            accept: "YWNjZXB0".to_owned(),
+        }),
     };
     let (text, carried) = upstream(200, &[("x", "1")], &question, false).unwrap();
     assert_eq!(
@@ -155,4 +157,20 @@ fn an_accepted_tunnel_is_a_switch_of_protocols() {
     let (text, carried) = upstream(403, &[], &question, true).unwrap();
     assert!(text.starts_with("HTTP/1.1 403 Forbidden\r\n"));
     assert_eq!(carried, Carried::None);
+}
+
+#[test]
+fn a_connect_is_answered_by_any_2xx_and_then_a_tunnel() {
+    let question = Question {
+        is_head: false,
+        tunnel: Some(Opened::Connect),
+    };
+    let length = [("content-length", "7")];
+    let (text, carried) = upstream(200, &length, &question, false).unwrap();
+    // RFC 9110, section 9.3.6: a length is to be ignored.
+    assert_eq!(text, "HTTP/1.1 200 OK\r\n\r\n");
+    assert_eq!(carried, Carried::Tunnel);
+    let (text, carried) = upstream(502, &length, &question, false).unwrap();
+    assert!(text.contains("content-length: 7"), "{text}");
+    assert_eq!(carried, Carried::Plain);
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use flocker_api::route::UpstreamProtocol;
+
 use super::{
     super::{
         Action, Admit, ConnectFailure, Cx, Ending, Event, Reuse, Side, Way, admit,
@@ -116,12 +118,18 @@ impl Session {
     ) {
         admission.connected(!reused, cx.now);
         let found = self.key.find(cx.tables.current());
-        let most = found.and_then(|found| found.route.body_bytes_max);
+        let route = found.map(|found| found.route);
+        let most = route.and_then(|route| route.body_bytes_max);
+        let speaks_h2 = route.is_some_and(|route| route.upstream_protocol == UpstreamProtocol::H2);
         let hop = Hop {
             scheme: self.scheme,
             subject: self.secured.as_ref().and_then(|secured| secured.subject()),
             reused,
             body_bytes_max: most.unwrap_or(u64::MAX),
+            retain: match speaks_h2 {
+                true => cx.limits.h2.replay_bytes,
+                false => 0,
+            },
         };
         let exchange = Exchange::begin(admission, request, hop, &mut self.ahead, cx);
         if let Some(visit) = &mut self.visit {

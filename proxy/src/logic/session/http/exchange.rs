@@ -51,8 +51,11 @@ pub(super) struct Exchange {
     aim: u64,
     /// The upstream's connection has served before.
     pub(super) reused: bool,
-    /// Bytes of the head that are still in the session's `ahead`, in case it must be sent again.
+    /// Bytes of head and body that are still in the session's `ahead`, in case they must be sent
+    /// again; all that have been sent, or none.
     retained: usize,
+    /// Most bytes of the body among them.
+    retain: usize,
     sending: Sending,
     receiving: Receiving,
     /// The beginning of a response head.
@@ -86,6 +89,8 @@ pub(super) struct Hop<'h> {
     pub(super) reused: bool,
     /// Most bytes of its body.
     pub(super) body_bytes_max: u64,
+    /// Most bytes of its body that are kept until a response begins.
+    pub(super) retain: usize,
 }
 
 /// How far the request's body is.
@@ -161,6 +166,7 @@ impl Exchange {
             aim: admission.gate().aim(),
             reused: hop.reused,
             retained: request.head.head_bytes,
+            retain: hop.retain,
             sending: match request.head.body {
                 Body::None => Sending::Done,
                 Body::Length(length) => Sending::Length(length),
@@ -187,8 +193,10 @@ impl Exchange {
         };
         exchange.await_more(cx);
         if request_has_body(&exchange.request) {
-            exchange.release(ahead);
-            let body = std::mem::take(ahead);
+            if exchange.retain == 0 {
+                exchange.release(ahead);
+            }
+            let body = ahead.split_off(exchange.retained);
             if let Err(turn) = exchange.body(&body, ahead, cx) {
                 // Answered at the next event; the upstream has seen a truncated body at most.
                 exchange.sending = Sending::Refused(match turn {
@@ -258,6 +266,8 @@ impl Exchange {
     pub(super) fn wants(&self, side: Side) -> Want {
         match side {
             Side::Downstream => match self.sending {
+                // What may have to be sent again has to be seen.
+                Sending::Length(_) if self.retains() => Want::Bytes(CHUNKED_READ),
                 Sending::Length(left) => Want::Pipe(Some(left)),
                 Sending::Chunked(_) => Want::Bytes(CHUNKED_READ),
                 Sending::Done | Sending::Failed | Sending::Refused(_) => Want::Nothing,
@@ -296,6 +306,26 @@ impl Exchange {
         self.retained = 0;
     }
 
+    /// Whether bytes of the body are kept to be sent again.
+    fn retains(&self) -> bool {
+        self.retained > 0
+    }
+
+    /// Keeps bytes of the body, or gives up what is kept when it becomes too much.
+    fn keep(&mut self, body: &[u8], ahead: &mut Vec<u8>) {
+        if self.retained == 0 || body.is_empty() {
+            return;
+        }
+        let kept = self.retained - self.request.head.head_bytes + body.len();
+        match kept <= self.retain {
+            true => {
+                ahead.extend_from_slice(body);
+                self.retained += body.len();
+            }
+            false => self.release(ahead),
+        }
+    }
+
     /// Passes on bytes of the request's body; what comes after it goes to `ahead`.
     fn body(&mut self, bytes: &[u8], ahead: &mut Vec<u8>, cx: &mut Cx<'_>) -> Result<(), Turn> {
         let (taken, done) = match &mut self.sending {
@@ -326,6 +356,7 @@ impl Exchange {
             }
         }
         cx.write(Side::Upstream, &bytes[..taken]);
+        self.keep(&bytes[..taken], ahead);
         ahead.extend_from_slice(&bytes[taken..]);
         self.client_sent(taken as u64, done, cx);
         Ok(())
@@ -518,10 +549,9 @@ impl Exchange {
     }
 
     /// The upstream has not begun with the request (RFC 9113, section 8.7), so it may go
-    /// elsewhere whatever its method, if all of it is still here.
+    /// elsewhere whatever its method, if all that was sent of it is still here.
     fn unprocessed(&mut self, cx: &mut Cx<'_>) -> Turn {
-        let whole = self.retained > 0 && self.is_sent();
-        if !whole || self.request.refusals >= REFUSALS_MAX {
+        if self.retained == 0 || self.request.refusals >= REFUSALS_MAX {
             return self.upstream_lost(cx);
         }
         self.request.refusals += 1;
