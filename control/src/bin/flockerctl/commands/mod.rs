@@ -12,6 +12,7 @@ pub(crate) mod moves;
 pub(crate) mod node;
 pub(crate) mod quiesce;
 pub(crate) mod route;
+mod route_show;
 pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod transfer;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    edge::{RouteStatus, RouteTable, UpstreamState},
+    edge::{RouteStatus, RouteTable},
     gate::{GateState, HoldLimits, HoldReport, PauseRequest, ResumeReply, ResumeRequest, Token},
     route::{OnMove, Operation, Route, RouteKey, Transaction, UpstreamProtocol},
     upstream::{Balance, Upstream},
@@ -12,14 +12,14 @@ use flocker_api::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Cli, quiesce, switch, transfer, watch};
+use super::{Cli, quiesce, route_show, switch, transfer, watch};
 use crate::{
     args::{self, RouteTo, RouteVerb},
     args_upstreams::Drained,
     edges::{Answer, Edges},
     failure::{Failure, Verdict},
     human,
-    output::{Output, Paint},
+    output::Output,
 };
 
 /// `flockerctl route`
@@ -31,7 +31,7 @@ pub(crate) async fn run(cli: &Cli<'_>, args: args::Route) -> Result<Verdict, Fai
     };
     match args.verb {
         RouteVerb::Ls => list(cli).await,
-        RouteVerb::Show { key } => show(cli, &key).await,
+        RouteVerb::Show { key } => route_show::run(cli, &key).await,
         RouteVerb::Add(to) => {
             let done = format!("{} added", to.key);
             if to.to.is_empty() {
@@ -233,7 +233,7 @@ fn table(out: &Output, answers: &[Answer<RouteTable>]) -> String {
     out.table(&header, rows.collect())
 }
 
-fn leads_to(route: &Route) -> String {
+pub(super) fn leads_to(route: &Route) -> String {
     let upstreams: Vec<String> = route.upstreams.iter().map(ToString::to_string).collect();
     let mut text = upstreams.join(", ");
     if route.balance != Balance::default() {
@@ -254,148 +254,6 @@ pub(super) fn gate_word(state: GateState) -> &'static str {
         GateState::Paused => "paused",
         GateState::Draining => "draining",
     }
-}
-
-async fn show(cli: &RouteCli<'_>, key: &RouteKey) -> Result<Verdict, Failure> {
-    let answers = cli.edges.route(key).await?;
-    if answers.iter().all(|answer| {
-        let error = answer.error();
-        error.is_some_and(|error| error.code == ErrorCode::NotFound)
-    }) {
-        let message = format!("no edge has the route {key}; flockerctl route ls lists them");
-        return Err(ErrorBody::new(ErrorCode::NotFound, message).into());
-    }
-    if cli.out.json {
-        cli.out.json(&answers)?;
-    } else {
-        for answer in &answers {
-            if let Some(status) = answer.ok() {
-                cli.out.text(&details(cli.out, &answer.edge, status))?;
-            }
-        }
-    }
-    Ok(report(cli.out, &answers))
-}
-
-fn details(out: &Output, edge: &str, status: &RouteStatus) -> String {
-    let gate = &status.gate;
-    let mut lines = vec![("leads to", leads_to(&status.route))];
-    let mut state = gate_word(gate.state).to_owned();
-    if gate.state == GateState::Paused {
-        state.push_str(&format!(" under token {}", gate.token));
-        if let Some(left) = gate.lapses_in_ms {
-            state.push_str(&format!(", lapses in {}", human::whole_ms(left)));
-        }
-    }
-    lines.push(("gate", state));
-    lines.push(("in flight", human::count(gate.in_flight)));
-    let mut parked = human::count(gate.parked);
-    if gate.parked > 0 {
-        let bytes = human::bytes(gate.parked_bytes);
-        let oldest = human::whole_ms(gate.oldest_wait_ms);
-        parked.push_str(&format!(
-            ", {bytes} sent ahead, the oldest waits for {oldest}"
-        ));
-    }
-    lines.push(("parked", parked));
-    if let Some(limits) = &gate.limits {
-        lines.push(("limits", limits_line(limits)));
-    }
-    let (requests, failed) = (human::count(status.requests), human::count(status.failed));
-    lines.push((
-        "requests",
-        format!("{requests}, {failed} failed at the edge"),
-    ));
-    if let Some(health) = &status.route.health {
-        lines.push(("health", health.to_string()));
-    }
-    if status.route.slow_start_ms > 0 {
-        let slow_start = human::setting_ms(status.route.slow_start_ms);
-        lines.push(("starts in", slow_start));
-    }
-    if status.route.connections_max > 0 {
-        let (most, line) = (status.route.connections_max, status.route.pending_max);
-        lines.push((
-            "at most",
-            format!(
-                "{} at each, {} in line",
-                human::count(most.into()),
-                human::count(line.into())
-            ),
-        ));
-    }
-    if let Some(version) = status.route.send_proxy {
-        lines.push(("told by", format!("PROXY {version}")));
-    }
-    for (name, networks) in [("allow", &status.route.allow), ("deny", &status.route.deny)] {
-        if !networks.is_empty() {
-            let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-            lines.push((name, networks.join(", ")));
-        }
-    }
-    let (key, edge) = (status.route.key.to_string(), edge.to_owned());
-    let mut text = format!("{} on {edge}\n", out.paint(Paint::Strong, &key));
-    for (name, value) in lines {
-        let name = out.paint(Paint::Faint, &format!("{name:<9}"));
-        text.push_str(&format!("  {name} {value}\n"));
-    }
-    text.push_str(&upstreams(out, status));
-    text
-}
-
-/// Address by address, when there is more to say than where it is.
-fn upstreams(out: &Output, status: &RouteStatus) -> String {
-    let mut text = String::new();
-    if !status.upstreams.is_empty() {
-        let rows = status.upstreams.iter().map(|line| {
-            let mut state = match line.state {
-                UpstreamState::Up => "up",
-                UpstreamState::Starting => "starting",
-                UpstreamState::Down => "down",
-                UpstreamState::Ejected => "ejected",
-                UpstreamState::Draining => "draining",
-            }
-            .to_owned();
-            if let Some(left) = line.ejected_for_ms {
-                state.push_str(&format!(" for {}", human::whole_ms(left)));
-            }
-            if let Some(reason) = &line.reason {
-                state.push_str(&format!(": {reason}"));
-            }
-            let name = line.name.as_ref().map(|name| format!(" ({name})"));
-            vec![
-                format!("{}{}", line.address, name.unwrap_or_default()),
-                line.weight.to_string(),
-                human::count(line.in_flight),
-                human::count(line.requests),
-                human::count(line.failed),
-                state,
-            ]
-        });
-        let header = [
-            "UPSTREAM",
-            "WEIGHT",
-            "IN FLIGHT",
-            "REQUESTS",
-            "FAILED",
-            "STATE",
-        ];
-        text.push_str(&out.table(&header, rows.collect()));
-    }
-    for name in &status.unresolved {
-        text.push_str(&format!("  {} has no answer: {}\n", name.name, name.error));
-    }
-    text
-}
-
-fn limits_line(limits: &HoldLimits) -> String {
-    format!(
-        "hold {}, {} parked, {} a client, {}",
-        human::setting_ms(limits.hold_ms),
-        human::count(limits.sessions as u64),
-        human::count(limits.per_client as u64),
-        human::bytes(limits.bytes as u64)
-    )
 }
 
 /// The request for a pause.
