@@ -127,7 +127,25 @@ struct TlsFile {
     tickets: Option<PathBuf>,
     ticket_lifetime_ms: u64,
     reload_ms: u64,
-    authorities: BTreeMap<AuthorityName, PathBuf>,
+    authorities: BTreeMap<AuthorityName, AuthorityFile>,
+}
+
+/// An authority's file, or its files.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum AuthorityFile {
+    One(PathBuf),
+    Several(AuthorityFiles),
+}
+
+/// Where an authority is read from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthorityFiles {
+    /// Its certificates, and lists of revoked ones, in PEM.
+    pub certificates: PathBuf,
+    /// Further lists.
+    pub crls: Option<PathBuf>,
 }
 
 impl Default for TlsFile {
@@ -359,8 +377,8 @@ pub struct TlsConfig {
     pub ticket_lifetime: Duration,
     /// How often files are looked at.
     pub reload: Duration,
-    /// Authorities by name, each with its file.
-    pub authorities: BTreeMap<AuthorityName, PathBuf>,
+    /// Authorities by name, each with its files.
+    pub authorities: BTreeMap<AuthorityName, AuthorityFiles>,
 }
 
 impl Default for TlsConfig {
@@ -608,8 +626,19 @@ fn check_tls(file: TlsFile) -> Result<TlsConfig, String> {
         tickets: file.tickets,
         ticket_lifetime: Duration::from_millis(file.ticket_lifetime_ms),
         reload: Duration::from_millis(file.reload_ms),
-        authorities: file.authorities,
+        authorities: file.authorities.into_iter().map(authority).collect(),
     })
+}
+
+fn authority((name, file): (AuthorityName, AuthorityFile)) -> (AuthorityName, AuthorityFiles) {
+    let files = match file {
+        AuthorityFile::Several(files) => files,
+        AuthorityFile::One(certificates) => AuthorityFiles {
+            certificates,
+            crls: None,
+        },
+    };
+    (name, files)
 }
 
 /// The name that a file gives its certificate.

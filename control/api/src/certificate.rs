@@ -52,6 +52,9 @@ pub struct CertificateStatus {
     pub not_before_s: i64,
     /// When it ends to be valid, in s since 1970.
     pub not_after_s: i64,
+    /// Whether an OCSP response is stapled to it.
+    #[serde(default)]
+    pub stapled: bool,
     /// The file that it is read from; `None` when it came by the admin API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,

@@ -6,7 +6,7 @@
 //! | module | what it speaks of |
 //! | --- | --- |
 //! | [`name`], [`host`], [`network`] | names of nodes, apps, volumes, edges; host names and their one normal form; networks |
-//! | [`termination`], [`certificate`] | TLS of clients and upstreams, an edge's certificates |
+//! | [`termination`], [`certificate`], [`authority`] | TLS of clients and upstreams, an edge's certificates and whom it believes |
 //! | [`route`], [`options`], [`upstream`], [`health`], [`gate`], [`edge`] | what an edge serves, how it is paused, its admin API |
 //! | [`volume`], [`container`], [`agent`] | what a node stores and runs, the storage agent's API |
 //! | [`logs`], [`exec`] | what apps write, commands inside their containers |
@@ -20,6 +20,7 @@
 pub mod agent;
 pub mod app;
 pub mod aside;
+pub mod authority;
 pub mod certificate;
 pub mod client;
 pub mod config;

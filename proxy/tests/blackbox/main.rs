@@ -9,6 +9,8 @@
 )]
 
 #[cfg(test)]
+mod authorities;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod gates;

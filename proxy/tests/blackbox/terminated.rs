@@ -12,8 +12,9 @@ use flocker_api::{
     route::{Operation, Route},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 
 use crate::harness::{Conn, Edge, Upstream, eventually, hold, ok};
@@ -32,6 +33,8 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
+        let key = issuer.key().serialize_pem();
+        fs::write(directory.path().join("ca.key"), key).unwrap();
         Self { directory, issuer }
     }
 
@@ -66,7 +69,7 @@ impl Authority {
     }
 
     /// A client's certificate and key.
-    fn write_client(&self, name: &str) {
+    pub(crate) fn write_client(&self, name: &str) {
         let subject = [
             (DnType::OrganizationName, "Example, Inc."),
             (DnType::CommonName, name),
@@ -76,13 +79,51 @@ impl Authority {
         fs::write(self.file(&format!("{name}.key")), key).unwrap();
     }
 
+    /// The serial number of `NAME.pem`, in hexadecimal.
+    pub(crate) fn serial(&self, name: &str) -> String {
+        let path = self.path(&format!("{name}.pem"));
+        let openssl = Command::new("openssl")
+            .args(["x509", "-noout", "-serial", "-in", &path])
+            .output();
+        let said = text(&openssl.unwrap());
+        said.trim().trim_start_matches("serial=").to_owned()
+    }
+
+    /// Writes `ca.crl`, which revokes these and is good until that year.
+    pub(crate) fn revoke(&self, names: &[&str], until_year: i32) {
+        let revoked = names.iter().map(|name| {
+            let serial = self.serial(name);
+            let digits = (0..serial.len()).step_by(2);
+            let bytes = digits.map(|at| u8::from_str_radix(&serial[at..at + 2], 16).unwrap());
+            RevokedCertParams {
+                serial_number: SerialNumber::from(bytes.collect::<Vec<u8>>()),
+                revocation_time: date_time_ymd(2020, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until_year, 2, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).unwrap();
+        // As a whole, or the edge would see half of it.
+        let fresh = self.file("crl.new");
+        fs::write(&fresh, list.pem().unwrap()).unwrap();
+        fs::rename(fresh, self.file("ca.crl")).unwrap();
+    }
+
     fn put(&self, hosts: &[&str]) -> PutCertificate {
         let (certificate, key) = self.sign(hosts, &[]);
         PutCertificate { certificate, key }
     }
 
     /// The `[tls]` table of an edge with the certificate `NAME`.
-    fn tls(&self, name: &str) -> String {
+    pub(crate) fn tls(&self, name: &str) -> String {
         format!(
             "[tls]\ncertificates = [{{ certificate = {:?}, key = {:?} }}]\nreload_ms = 20\n",
             self.path(&format!("{name}.pem")),
@@ -103,7 +144,7 @@ pub(crate) fn put_route(edge: &Edge, text: &str) {
 }
 
 /// A terminated route with these terms.
-fn terminate(edge: &Edge, host: &str, terms: &str, upstream: std::net::SocketAddr) {
+pub(crate) fn terminate(edge: &Edge, host: &str, terms: &str, upstream: std::net::SocketAddr) {
     put_route(
         edge,
         &format!(
@@ -126,7 +167,7 @@ fn curl(edge: &Edge, authority: &Authority, host: &str, more: &[&str]) -> Output
         .unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let all = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&all).into_owned()
 }
@@ -140,7 +181,7 @@ fn with_version(version: &str) -> Vec<&str> {
 }
 
 /// A service that answers each request with its head.
-fn echo() -> std::net::SocketAddr {
+pub(crate) fn echo() -> std::net::SocketAddr {
     let upstream = Upstream::listen();
     let address = upstream.address;
     thread::spawn(move || {
@@ -345,7 +386,7 @@ fn client_certificates_are_asked_for_verified_and_told_to_the_upstream() {
 }
 
 /// What `openssl s_client` says; it sends a request and keeps or uses a session.
-fn s_client(edge: &Edge, authority: &Authority, host: &str, more: &[&str]) -> String {
+pub(crate) fn s_client(edge: &Edge, authority: &Authority, host: &str, more: &[&str]) -> String {
     use std::io::Write;
     let mut child = Command::new("openssl")
         .args(["s_client", "-connect", &edge.https().to_string()])

@@ -12,14 +12,14 @@ use crate::{
 };
 
 /// An nginx that answers with what it knows of its TLS.
-struct Nginx {
+pub(crate) struct Nginx {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     _directory: tempfile::TempDir,
 }
 
 impl Nginx {
-    fn start(authority: &Authority, more: &str) -> Self {
+    pub(crate) fn start(authority: &Authority, more: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path().display();
         let address = nobody();

@@ -17,9 +17,10 @@ use crate::args::{duration, route_key};
   flockerctl edge reload
   flockerctl --edge 10.0.0.9:7400 edge log flocker_proxy=debug
   flockerctl edge certificate ls
+  flockerctl edge authority ls
   flockerctl edge tickets rotate
 
-All but `ls`, `certificate` and `tickets` speak to one edge: --edge, or the one at unix:/run/flocker/edge.sock.")]
+All but `ls`, `certificate`, `authority` and `tickets` speak to one edge: --edge, or the one at unix:/run/flocker/edge.sock.")]
 pub(crate) struct Edge {
     #[command(subcommand)]
     pub(crate) verb: EdgeVerb,
@@ -80,6 +81,15 @@ left at the deadline is cut.")]
 Without --edge all edges that control knows are asked, each at its own admin API. What is set stays
 over a restart if the edge's [tls] has a folder.")]
     Certificate(crate::args_tls::Certificate),
+    /// Whose signatures are believed of clients and upstreams: of the one edge, or of all
+    #[command(after_help = "Examples:
+  flockerctl edge authority ls
+  flockerctl edge authority set office --certificates office-ca.pem --crls office.crl.pem
+  flockerctl --edge 10.0.0.9:7400 edge authority rm office
+
+Without --edge all edges that control knows are asked, each at its own admin API. What is set stays
+over a restart if the edge's [tls] has a folder. Who is revoked cannot resume a session, either.")]
+    Authority(crate::args_tls::Authority),
     /// Keys of session tickets, which all edges share so that clients resume at any of them
     Tickets(crate::args_tls::Tickets),
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use flocker_api::{
-    name::CertificateName,
+    name::{AuthorityName, CertificateName},
     route::Route,
     termination::{Tls, UpstreamTls},
 };
@@ -77,6 +77,36 @@ pub(crate) enum CertificateVerb {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Authority {
+    #[command(subcommand)]
+    pub(crate) verb: AuthorityVerb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum AuthorityVerb {
+    /// List them: who they are, what they have revoked, until when that is known
+    Ls,
+    /// Set one as a whole: it judges the next handshakes, and connections that stand stay
+    Set {
+        /// By which routes name it (client_ca, ca)
+        #[arg(value_parser = authority)]
+        name: AuthorityName,
+        /// Its certificates, in PEM
+        #[arg(long, value_name = "FILE")]
+        certificates: PathBuf,
+        /// Its lists of revoked certificates, in PEM; without them nothing is revoked
+        #[arg(long, value_name = "FILE")]
+        crls: Option<PathBuf>,
+    },
+    /// Remove one that was set and that no route names
+    Rm {
+        /// What it is called
+        #[arg(value_parser = authority)]
+        name: AuthorityName,
+    },
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Tickets {
     #[command(subcommand)]
     pub(crate) verb: TicketsVerb,
@@ -90,6 +120,11 @@ pub(crate) enum TicketsVerb {
 
 fn certificate(text: &str) -> Result<CertificateName, String> {
     let name: Result<CertificateName, _> = text.parse();
+    name.map_err(|error| error.to_string())
+}
+
+fn authority(text: &str) -> Result<AuthorityName, String> {
+    let name: Result<AuthorityName, _> = text.parse();
     name.map_err(|error| error.to_string())
 }
 

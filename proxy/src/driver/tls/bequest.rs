@@ -1,8 +1,9 @@
 //! What another process must be told of certificates and tickets: what is in memory alone.
 
 use flocker_api::{
+    authority::PutAuthority,
     certificate::{PutCertificate, TicketKey},
-    name::CertificateName,
+    name::{AuthorityName, CertificateName},
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,9 @@ use super::{Material, tickets::Tickets};
 pub struct Bequest {
     /// Certificates that came by the admin API and are in no folder.
     certificates: Vec<(CertificateName, PutCertificate)>,
+    /// Authorities of that kind.
+    #[serde(default)]
+    authorities: Vec<(AuthorityName, PutAuthority)>,
     /// Ticket keys, the current one first.
     tickets: Vec<TicketKey>,
 }
@@ -23,6 +27,7 @@ impl Material {
     pub fn bequeath(&self) -> Bequest {
         Bequest {
             certificates: self.sources().sent(),
+            authorities: self.authorities.sent(),
             tickets: self.tickets.secrets(),
         }
     }
@@ -33,6 +38,12 @@ impl Material {
             if let Err(error) = self.put(&name, &sent, now_s) {
                 let error = flocker_api::error::chain(&error);
                 tracing::warn!(%name, error, "a certificate of the old process is not served");
+            }
+        }
+        for (name, sent) in bequest.authorities {
+            if let Err(error) = self.put_authority(&name, &sent, now_s) {
+                let error = flocker_api::error::chain(&error);
+                tracing::warn!(%name, error, "an authority of the old process does not count");
             }
         }
         let mut keys = bequest.tickets.into_iter();

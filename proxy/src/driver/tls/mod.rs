@@ -5,6 +5,7 @@
 //! behind an atomic pointer: a change reaches the next handshake and no connection that stands.
 //! Sources are changed under one lock that no worker takes.
 
+mod authorities;
 mod bequest;
 mod configs;
 mod pem;
@@ -24,6 +25,7 @@ use std::{
 use arc_swap::ArcSwap;
 use flocker_api::{
     ErrorBody, ErrorCode,
+    authority::{AuthorityStatus, PutAuthority},
     certificate::{CertificateStatus, PutCertificate, TicketKey, TicketKeys},
     name::{AuthorityName, CertificateName},
     route::{Route, RouteKey},
@@ -31,16 +33,16 @@ use flocker_api::{
 };
 use rustls::crypto::CryptoProvider;
 
+use self::{
+    authorities::Authorities,
+    sources::{Reloaded, Sources},
+    store::Store,
+};
 pub use self::{
     bequest::Bequest,
     configs::Configs,
     pem::{PemError, subject},
     tickets::Tickets,
-};
-use self::{
-    configs::Authorities,
-    sources::{Reloaded, Sources},
-    store::Store,
 };
 use crate::{config::TlsConfig, logic::session::Seal};
 
@@ -86,6 +88,28 @@ pub enum TlsError {
     /// There is no such certificate.
     #[error("there is no certificate {0}")]
     NotFound(CertificateName),
+    /// An authority that was sent is of no use.
+    #[error("authority {name} is refused: {source}")]
+    RefusedAuthority {
+        /// Its name.
+        name: AuthorityName,
+        /// What is wrong.
+        source: PemError,
+    },
+    /// An authority of the configuration is not the admin API's to change.
+    #[error("authority {0} comes from a file that the configuration names: change the file")]
+    ConfiguredAuthority(AuthorityName),
+    /// There is no such authority.
+    #[error("there is no authority {0}")]
+    NoAuthority(AuthorityName),
+    /// A route names the authority that is to be removed.
+    #[error("authority {name} is named by route {key}: change the route first")]
+    AuthorityInUse {
+        /// The authority.
+        name: AuthorityName,
+        /// A route that names it.
+        key: RouteKey,
+    },
     /// A file of ticket keys is not one.
     #[error("{path} holds no ticket keys: it takes one or two lines of 64 hexadecimal digits")]
     Tickets {
@@ -93,7 +117,7 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// A route names an authority that there is not.
-    #[error("route {key} names authority {name}: [tls.authorities] of this edge has none of it")]
+    #[error("route {key} names authority {name}: this edge has none of that name")]
     Authority {
         /// The route.
         key: RouteKey,
@@ -128,8 +152,10 @@ pub enum TlsError {
 impl From<TlsError> for ErrorBody {
     fn from(error: TlsError) -> Self {
         let code = match &error {
-            TlsError::NotFound(_) => ErrorCode::NotFound,
-            TlsError::Configured(_) => ErrorCode::Precondition,
+            TlsError::NotFound(_) | TlsError::NoAuthority(_) => ErrorCode::NotFound,
+            TlsError::Configured(_)
+            | TlsError::ConfiguredAuthority(_)
+            | TlsError::AuthorityInUse { .. } => ErrorCode::Precondition,
             TlsError::Io { .. } | TlsError::Random => ErrorCode::Internal,
             _ => ErrorCode::InvalidRequest,
         };
@@ -150,6 +176,8 @@ pub struct Material {
     store: Arc<ArcSwap<Store>>,
     tickets: Arc<Tickets>,
     authorities: Authorities,
+    /// What the file of ticket keys was like when it was read.
+    tickets_stamp: Mutex<sources::Stamp>,
     config: TlsConfig,
     sources: Mutex<Sources>,
 }
@@ -173,7 +201,8 @@ impl Material {
         Ok(Self {
             store: Arc::new(ArcSwap::from_pointee(sources.store())),
             tickets: Arc::new(tickets),
-            authorities: Authorities::load(&config.authorities)?,
+            authorities: Authorities::load(config, &provider)?,
+            tickets_stamp: Mutex::new(config.tickets.as_deref().and_then(sources::stamp)),
             config: config.clone(),
             sources: Mutex::new(sources),
             provider,
@@ -228,6 +257,71 @@ impl Material {
         for piece in news {
             piece.log();
         }
+        drop(sources);
+        self.authorities.refresh(&self.config);
+        self.refresh_tickets();
+    }
+
+    /// Looks whether the file of ticket keys has changed: another edge's rotation, brought here
+    /// by whatever brings files.
+    fn refresh_tickets(&self) {
+        let Some(path) = &self.config.tickets else {
+            return;
+        };
+        // A rotation by the API writes the same file.
+        let _sources = self.sources();
+        let mut known = self
+            .tickets_stamp
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = sources::stamp(path);
+        if std::mem::replace(&mut *known, now) == now {
+            return;
+        }
+        match read_tickets(path) {
+            Ok(Some(tickets)) if tickets.secrets() != self.tickets.secrets() => {
+                self.tickets.replace(&tickets);
+                let current = self.tickets.status().current;
+                tracing::info!(current, "the keys of tickets have changed");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let problem = flocker_api::error::chain(&error);
+                tracing::error!(problem, "the file of ticket keys is no good: the keys stay");
+            }
+        }
+    }
+
+    /// The authorities, by name.
+    #[must_use]
+    pub fn authorities(&self, now_s: i64) -> Vec<AuthorityStatus> {
+        self.authorities.status(now_s)
+    }
+
+    /// Sets an authority; it judges the next handshakes. With a folder it is written there and
+    /// survives a restart.
+    ///
+    /// # Errors
+    /// It is of no use, or cannot be written; what counted still does.
+    pub fn put_authority(
+        &self,
+        name: &AuthorityName,
+        put: &PutAuthority,
+        now_s: i64,
+    ) -> Result<AuthorityStatus, TlsError> {
+        self.authorities.put(name, put, &self.config, now_s)
+    }
+
+    /// Believes an authority no more. Whether a route names it is the caller's to know.
+    ///
+    /// # Errors
+    /// There is none of that name, or it comes from the configuration.
+    pub fn remove_authority(
+        &self,
+        name: &AuthorityName,
+        now_s: i64,
+    ) -> Result<AuthorityStatus, TlsError> {
+        self.authorities.remove(name, now_s)
     }
 
     /// Makes a ticket key the current one; with a file of ticket keys it is written there.

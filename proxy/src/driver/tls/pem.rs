@@ -9,6 +9,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::{
+    asn1_rs::{Any, Tag},
     objects::{oid_registry, oid2abbrev},
     prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate},
 };
@@ -34,6 +35,12 @@ pub enum PemError {
     /// It names no server.
     #[error("the certificate names no server: it needs a DNS name among its alternative names")]
     NoHost,
+    /// A list of revoked certificates is no good.
+    #[error("a list of revoked certificates cannot be used: {0}")]
+    Crl(String),
+    /// A response about the certificate's state is no good.
+    #[error("it is no OCSP response that says something, in DER")]
+    Ocsp,
     /// It has run out.
     #[error("the certificate has expired")]
     Expired,
@@ -52,13 +59,14 @@ pub(super) struct Served {
     pub valid_s: (i64, i64),
 }
 
-/// Reads a chain, leaf first, and its key.
+/// Reads a chain, leaf first, its key, and the OCSP response to be stapled to it.
 ///
 /// # Errors
 /// Says what is wrong with it.
 pub(super) fn served(
     chain: &[u8],
     key: &[u8],
+    ocsp: Option<Vec<u8>>,
     provider: &CryptoProvider,
 ) -> Result<Served, PemError> {
     let chain = certificates(chain)?;
@@ -76,14 +84,28 @@ pub(super) fn served(
         validity.not_before.timestamp(),
         validity.not_after.timestamp(),
     );
-    let certified = CertifiedKey::from_der(chain, key, provider)
+    if ocsp.as_deref().is_some_and(|ocsp| !says_something(ocsp)) {
+        return Err(PemError::Ocsp);
+    }
+    let mut certified = CertifiedKey::from_der(chain, key, provider)
         .map_err(|error| PemError::Key(error.to_string()))?;
+    certified.ocsp = ocsp;
     Ok(Served {
         certified: Arc::new(certified),
         hosts,
         issuer,
         valid_s,
     })
+}
+
+/// Whether this is an OCSP response (RFC 6960, section 4.2.1) that answers the question; whether
+/// the answer is to be believed is the client's to judge.
+fn says_something(ocsp: &[u8]) -> bool {
+    let Ok((rest, whole)) = Any::from_der(ocsp) else {
+        return false;
+    };
+    // SEQUENCE { responseStatus ENUMERATED successful (0), ... }
+    rest.is_empty() && whole.tag() == Tag::Sequence && whole.data.starts_with(&[0x0a, 1, 0])
 }
 
 /// All certificates of a text.

@@ -47,38 +47,48 @@ enum Origin {
     Sent(PutCertificate),
 }
 
-/// A certificate's file and its key's, which may be the same.
+/// A certificate's file and its key's, which may be the same, and beside them an OCSP response,
+/// which may be missing.
 #[derive(Debug, Clone)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
-    stamps: [Stamp; 2],
+    ocsp: PathBuf,
+    stamps: [Stamp; 3],
 }
 
 /// What changes when a file does: its number, size and times.
-type Stamp = Option<(u64, u64, i64, i64)>;
+pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
 
 impl Files {
     fn new(certificate: PathBuf, key: PathBuf) -> Self {
-        let stamps = [stamp(&certificate), stamp(&key)];
-        Self {
+        let ocsp = certificate.with_extension("ocsp");
+        let mut files = Self {
             certificate,
             key,
-            stamps,
-        }
+            ocsp,
+            stamps: [None; 3],
+        };
+        files.have_changed();
+        files
     }
 
     /// Whether they have changed since this was asked last.
     fn have_changed(&mut self) -> bool {
-        let stamps = [stamp(&self.certificate), stamp(&self.key)];
+        let stamps = [&self.certificate, &self.key, &self.ocsp].map(|path| stamp(path));
         std::mem::replace(&mut self.stamps, stamps) != stamps
     }
 
     fn load(&self, provider: &CryptoProvider) -> Result<Served, TlsError> {
         let (chain, key) = (read(&self.certificate)?, read(&self.key)?);
-        served(&chain, &key, provider).map_err(|source| TlsError::File {
+        let ocsp = match self.ocsp.exists() {
+            true => Some(read(&self.ocsp)?),
+            false => None,
+        };
+        served(&chain, &key, ocsp, provider).map_err(|source| TlsError::File {
             path: match source {
                 PemError::NoKey => self.key.clone(),
+                PemError::Ocsp => self.ocsp.clone(),
                 _ => self.certificate.clone(),
             },
             source,
@@ -86,7 +96,7 @@ impl Files {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+pub(super) fn stamp(path: &Path) -> Stamp {
     let of = fs::metadata(path).ok()?;
     Some((of.ino(), of.size(), of.mtime(), of.mtime_nsec()))
 }
@@ -178,13 +188,16 @@ impl Sources {
             name: name.clone(),
             source,
         };
-        let good = served(put.certificate.as_bytes(), put.key.as_bytes(), provider);
+        let (chain, key) = (put.certificate.as_bytes(), put.key.as_bytes());
+        let good = served(chain, key, None, provider);
         let served = good.and_then(|served| unexpired(served, now_s));
         let served = served.map_err(refused)?;
         let origin = match &config.folder {
             Some(folder) => {
                 let path = folder.join(format!("{name}.pem"));
                 let both = format!("{}\n{}\n", put.certificate.trim_end(), put.key.trim_end());
+                // A response that lies there speaks of the certificate before.
+                drop(fs::remove_file(path.with_extension("ocsp")));
                 write_secret(&path, both.as_bytes())?;
                 Origin::Folder(Files::new(path.clone(), path))
             }
@@ -220,6 +233,9 @@ impl Sources {
                 let mut paths = vec![&files.certificate];
                 if files.key != files.certificate {
                     paths.push(&files.key);
+                }
+                if files.ocsp.exists() {
+                    paths.push(&files.ocsp);
                 }
                 for path in paths {
                     fs::remove_file(path).map_err(|source| TlsError::Io {
@@ -337,6 +353,7 @@ fn status(name: &CertificateName, source: &Source) -> CertificateStatus {
         issuer: served.issuer.clone(),
         not_before_s: served.valid_s.0,
         not_after_s: served.valid_s.1,
+        stapled: served.certified.ocsp.is_some(),
         file: match &source.origin {
             Origin::Configured(files) | Origin::Folder(files) => Some(files.certificate.clone()),
             Origin::Sent(_) => None,

@@ -22,7 +22,7 @@ fn made(hosts: &[&str], until_year: i32) -> (String, String) {
 pub(super) fn served(hosts: &[&str]) -> Served {
     let (chain, key) = made(hosts, 4000);
     let provider = rustls::crypto::ring::default_provider();
-    pem::served(chain.as_bytes(), key.as_bytes(), &provider).unwrap()
+    pem::served(chain.as_bytes(), key.as_bytes(), None, &provider).unwrap()
 }
 
 /// Some time in 2026.
@@ -149,6 +149,35 @@ fn ticket_keys_survive_a_restart() {
         Material::load(&config),
         Err(TlsError::Tickets { .. })
     ));
+}
+
+#[test]
+fn a_file_of_ticket_keys_is_followed_and_one_that_is_no_good_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let path = config.tickets.clone().unwrap();
+    let line = |byte: u8| String::from(TicketKey([byte; 32])) + "\n";
+    let write = |text: String| {
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, text).unwrap();
+        fs::rename(&fresh, &path).unwrap();
+    };
+    write(line(1));
+    let material = Material::load(&config).unwrap();
+    write(line(2) + &line(1));
+    material.refresh(NOW_S);
+    let keys = [TicketKey([2; 32]), TicketKey([1; 32])];
+    assert_eq!(material.tickets.secrets(), keys);
+    write("nonsense".to_owned());
+    material.refresh(NOW_S);
+    assert_eq!(material.tickets.secrets(), keys);
+    fs::remove_file(&path).unwrap();
+    material.refresh(NOW_S);
+    assert_eq!(material.tickets.secrets(), keys);
+    // What is rotated here is not taken for somebody else's.
+    material.rotate_tickets(TicketKey([3; 32])).unwrap();
+    material.refresh(NOW_S);
+    assert_eq!(material.tickets.secrets()[0], TicketKey([3; 32]));
 }
 
 #[test]

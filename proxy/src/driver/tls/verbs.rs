@@ -1,11 +1,12 @@
-//! The verbs of the admin API about certificates and ticket keys, see
-//! [`flocker_api::certificate`].
+//! The verbs of the admin API about certificates, authorities and ticket keys, see
+//! [`flocker_api::certificate`] and [`flocker_api::authority`].
 #![expect(
     clippy::disallowed_methods,
     reason = "what has expired is told by the clock"
 )]
 
 use std::{
+    str::FromStr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -18,11 +19,14 @@ use axum::{
 };
 use flocker_api::{
     ErrorBody, ErrorCode,
+    authority::{AuthorityList, AuthorityStatus, PutAuthority},
     certificate::{CertificateList, CertificateStatus, PutCertificate, PutTicketKey, TicketKeys},
-    name::{CertificateName, InvalidName},
+    name::{AuthorityName, CertificateName, InvalidName},
+    route::Route,
+    termination::Tls,
 };
 
-use super::Material;
+use super::{Material, TlsError};
 use crate::driver::{
     admin::{Answer, Failure, answer, parse},
     edge::Edge,
@@ -33,6 +37,11 @@ pub(in crate::driver) fn router() -> Router<Arc<Edge>> {
     Router::new()
         .route("/v1/certificates", get(list))
         .route("/v1/certificates/{name}", put(set).delete(remove))
+        .route("/v1/authorities", get(list_authorities))
+        .route(
+            "/v1/authorities/{name}",
+            put(set_authority).delete(remove_authority),
+        )
         .route("/v1/tickets", put(rotate))
 }
 
@@ -64,7 +73,7 @@ async fn list(State(edge): State<Arc<Edge>>) -> Answer<CertificateList> {
     })
 }
 
-fn named(name: &str) -> Result<CertificateName, Failure> {
+fn named<N: FromStr<Err = InvalidName>>(name: &str) -> Result<N, Failure> {
     Ok(name
         .parse()
         .map_err(|error: InvalidName| ErrorBody::from_error(ErrorCode::InvalidRequest, &error))?)
@@ -73,7 +82,7 @@ fn named(name: &str) -> Result<CertificateName, Failure> {
 /// Carries out what reads and writes files.
 async fn blocking<T: Send + 'static>(
     edge: &Edge,
-    run: impl FnOnce(&Material) -> Result<T, super::TlsError> + Send + 'static,
+    run: impl FnOnce(&Material) -> Result<T, TlsError> + Send + 'static,
 ) -> Answer<T> {
     let material = Arc::clone(edge.material());
     let done = tokio::task::spawn_blocking(move || run(&material)).await;
@@ -86,7 +95,7 @@ async fn set(
     Path(name): Path<String>,
     body: Bytes,
 ) -> Answer<CertificateStatus> {
-    let name = named(&name)?;
+    let name: CertificateName = named(&name)?;
     let request: PutCertificate = parse(&body)?;
     blocking(&edge, move |material| {
         material.put(&name, &request, now_s())
@@ -98,11 +107,57 @@ async fn remove(
     State(edge): State<Arc<Edge>>,
     Path(name): Path<String>,
 ) -> Answer<CertificateStatus> {
-    let name = named(&name)?;
+    let name: CertificateName = named(&name)?;
     blocking(&edge, move |material| material.remove(&name)).await
 }
 
 async fn rotate(State(edge): State<Arc<Edge>>, body: Bytes) -> Answer<TicketKeys> {
     let request: PutTicketKey = parse(&body)?;
     blocking(&edge, move |material| material.rotate_tickets(request.key)).await
+}
+
+async fn list_authorities(State(edge): State<Arc<Edge>>) -> Answer<AuthorityList> {
+    answer(AuthorityList {
+        authorities: edge.material().authorities(now_s()),
+    })
+}
+
+async fn set_authority(
+    State(edge): State<Arc<Edge>>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<AuthorityStatus> {
+    let name: AuthorityName = named(&name)?;
+    let request: PutAuthority = parse(&body)?;
+    blocking(&edge, move |material| {
+        material.put_authority(&name, &request, now_s())
+    })
+    .await
+}
+
+async fn remove_authority(
+    State(edge): State<Arc<Edge>>,
+    Path(name): Path<String>,
+) -> Answer<AuthorityStatus> {
+    let name: AuthorityName = named(&name)?;
+    let table = edge.table();
+    let mut routes = table.entries().map(|entry| &entry.route);
+    if let Some(route) = routes.find(|route| names(route, &name)) {
+        let key = route.key.clone();
+        return Err(TlsError::AuthorityInUse { name, key }.into());
+    }
+    blocking(&edge, move |material| {
+        material.remove_authority(&name, now_s())
+    })
+    .await
+}
+
+/// Whether a route believes this authority.
+fn names(route: &Route, name: &AuthorityName) -> bool {
+    let of_clients = match &route.tls {
+        Tls::Terminate(terms) => terms.client_ca.as_ref(),
+        Tls::Passthrough => None,
+    };
+    let of_upstreams = route.upstream_tls.as_ref().and_then(|tls| tls.ca.as_ref());
+    [of_clients, of_upstreams].contains(&Some(name))
 }

@@ -1,9 +1,11 @@
-//! `edge certificate` and `edge tickets`: TLS material of one edge, or of all that control knows.
+//! `edge certificate`, `edge authority` and `edge tickets`: TLS material of one edge, or of all
+//! that control knows.
 
 use std::{fs, io::Read, path::Path};
 
 use flocker_api::{
     ErrorBody,
+    authority::{AuthorityList, AuthorityStatus, PutAuthority},
     certificate::{
         CertificateList, CertificateStatus, PutCertificate, PutTicketKey, TicketKey, TicketKeys,
     },
@@ -15,7 +17,7 @@ use serde::Serialize;
 
 use super::{Cli, DEADLINE, now_ms, route::report};
 use crate::{
-    args_tls::{Certificate, CertificateVerb, Tickets, TicketsVerb},
+    args_tls::{Authority, AuthorityVerb, Certificate, CertificateVerb, Tickets, TicketsVerb},
     edges::Answer,
     failure::{Failure, Verdict},
 };
@@ -56,6 +58,91 @@ pub(crate) async fn run(cli: &Cli<'_>, args: Certificate) -> Result<Verdict, Fai
             done(cli, &answers, |_| format!("{name} removed"))
         }
     }
+}
+
+/// `flockerctl edge authority`
+pub(crate) async fn authorities(cli: &Cli<'_>, args: Authority) -> Result<Verdict, Failure> {
+    match args.verb {
+        AuthorityVerb::Ls => list_authorities(cli).await,
+        AuthorityVerb::Set {
+            name,
+            certificates,
+            crls,
+        } => {
+            let put = PutAuthority {
+                certificates: read(&certificates)?,
+                crls: crls.as_deref().map(read).transpose()?,
+            };
+            let path = format!("/v1/authorities/{name}");
+            let answers: Vec<Answer<AuthorityStatus>> = each(cli, async |edge: Client| {
+                edge.put(&path, &put, DEADLINE).await
+            })
+            .await?;
+            done(cli, &answers, |status| {
+                let revoked = status.revoked;
+                format!(
+                    "{name} is {}, revoked: {revoked}",
+                    status.subjects.join("; ")
+                )
+            })
+        }
+        AuthorityVerb::Rm { name } => {
+            let path = format!("/v1/authorities/{name}");
+            let answers: Vec<Answer<AuthorityStatus>> = each(cli, async |edge: Client| {
+                edge.delete(&path, &(), DEADLINE).await
+            })
+            .await?;
+            done(cli, &answers, |_| format!("{name} removed"))
+        }
+    }
+}
+
+async fn list_authorities(cli: &Cli<'_>) -> Result<Verdict, Failure> {
+    let answers: Vec<Answer<AuthorityList>> = each(cli, async |edge: Client| {
+        edge.get("/v1/authorities", DEADLINE).await
+    })
+    .await?;
+    if cli.out.json {
+        cli.out.json(&answers)?;
+        return Ok(report(cli.out, &answers));
+    }
+    let now_s = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
+    let mut rows = Vec::new();
+    for answer in &answers {
+        for one in answer.ok().into_iter().flat_map(|list| &list.authorities) {
+            let lists = match one.crl_until_s {
+                Some(until_s) => format!("{}, until {}", one.revoked, expiry(until_s, now_s)),
+                None if one.crls > 0 => one.revoked.to_string(),
+                None => "-".to_owned(),
+            };
+            rows.push(vec![
+                answer.edge.clone(),
+                one.name.to_string(),
+                one.subjects.join("; "),
+                expiry(one.not_after_s, now_s),
+                lists,
+                from(one.file.as_deref()),
+                one.problem.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    if rows.is_empty() && answers.iter().any(|answer| answer.ok().is_some()) {
+        cli.out.line("no authorities")?;
+    } else if !rows.is_empty() {
+        let header = [
+            "EDGE", "NAME", "SUBJECTS", "EXPIRES", "REVOKED", "FROM", "PROBLEM",
+        ];
+        cli.out.text(&cli.out.table(&header, rows))?;
+    }
+    Ok(report(cli.out, &answers))
+}
+
+/// Where something comes from.
+fn from(file: Option<&Path>) -> String {
+    file.map_or_else(
+        || "set, until it stops".to_owned(),
+        |file| file.display().to_string(),
+    )
 }
 
 /// `flockerctl edge tickets`
@@ -149,10 +236,8 @@ async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
                 one.name.to_string(),
                 one.hosts.join(", "),
                 expiry(one.not_after_s, now_s),
-                one.file.as_ref().map_or_else(
-                    || "set, until it stops".to_owned(),
-                    |file| file.display().to_string(),
-                ),
+                if one.stapled { "yes" } else { "no" }.to_owned(),
+                from(one.file.as_deref()),
                 one.problem.clone().unwrap_or_default(),
             ]);
         }
@@ -160,7 +245,9 @@ async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
     if rows.is_empty() && answers.iter().any(|answer| answer.ok().is_some()) {
         cli.out.line("no certificates")?;
     } else if !rows.is_empty() {
-        let header = ["EDGE", "NAME", "HOSTS", "EXPIRES", "FROM", "PROBLEM"];
+        let header = [
+            "EDGE", "NAME", "HOSTS", "EXPIRES", "OCSP", "FROM", "PROBLEM",
+        ];
         cli.out.text(&cli.out.table(&header, rows))?;
     }
     Ok(report(cli.out, &answers))

@@ -54,6 +54,7 @@ pub(crate) async fn run(cli: &Cli<'_>, args: Edge) -> Result<Verdict, Failure> {
             say(cli, &reply, || reloaded(&reply))
         }
         EdgeVerb::Certificate(args) => certificate::run(cli, args).await,
+        EdgeVerb::Authority(args) => certificate::authorities(cli, args).await,
         EdgeVerb::Tickets(args) => certificate::tickets(cli, args).await,
         EdgeVerb::Log { filter } => {
             let now: LogFilter = match filter {
