@@ -212,7 +212,7 @@ mod tests {
             ("health", "http,path=/ready"),
             ("slow_start_ms", "2s"),
             ("body_bytes_max", "1.0 MiB"),
-            ("allow", "10.0.0.0/8, ::1/128"),
+            ("allow", "10.0.0.0/8, ::1"),
             ("upstream_protocol", "h2"),
         ] {
             assert_eq!(value(name), expected, "{name}");
