@@ -2,7 +2,7 @@
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    name::{AppName, MoveId, NodeName},
+    name::{AppName, MoveId, NodeName, VolumeName},
 };
 
 use crate::{driver::store::StoreError, logic::state::Conflict};
@@ -16,6 +16,35 @@ pub enum Refusal {
     /// No such move.
     #[error("there is no move {0}")]
     UnknownMove(MoveId),
+    /// No such volume.
+    #[error("there is no volume '{name}'{}", meant.as_ref().map_or_else(String::new, |name| format!("; did you mean '{name}'?")))]
+    UnknownVolume {
+        /// What was asked for.
+        name: VolumeName,
+        /// What may have been meant.
+        meant: Option<String>,
+    },
+    /// Another volume has the name.
+    #[error("there is a volume '{name}' already, on node {node}")]
+    VolumeExists {
+        /// The name.
+        name: VolumeName,
+        /// Where the other is.
+        node: NodeName,
+    },
+    /// An app uses the volume.
+    #[error("volume '{volume}' is used by app '{app}'; {what}")]
+    VolumeInUse {
+        /// The volume.
+        volume: VolumeName,
+        /// The app.
+        app: AppName,
+        /// What to do.
+        what: &'static str,
+    },
+    /// An agent refuses, or does not answer.
+    #[error("{0}")]
+    Agent(ErrorBody),
     /// No such node.
     #[error("there is no node '{node}'; the nodes are {}", list(known))]
     UnknownNode {
@@ -85,15 +114,19 @@ impl Refusal {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::UnknownApp(_) | Self::UnknownMove(_) | Self::UnknownNode { .. } => {
-                ErrorCode::NotFound
-            }
-            Self::AlreadyThere { .. } => ErrorCode::AlreadyExists,
+            Self::UnknownApp(_)
+            | Self::UnknownMove(_)
+            | Self::UnknownVolume { .. }
+            | Self::UnknownNode { .. } => ErrorCode::NotFound,
+            Self::AlreadyThere { .. } | Self::VolumeExists { .. } => ErrorCode::AlreadyExists,
+            Self::VolumeInUse { .. } => ErrorCode::Precondition,
             Self::AlreadyMoving { .. }
             | Self::AppBusy(_)
             | Self::Deleting(_)
             | Self::Store(StoreError::Conflict(Conflict::Moving { .. })) => ErrorCode::Busy,
-            Self::NodeDown { error, .. } | Self::Node { error, .. } => error.code,
+            Self::Agent(error) | Self::NodeDown { error, .. } | Self::Node { error, .. } => {
+                error.code
+            }
             Self::Files(_) | Self::Malformed(_) => ErrorCode::InvalidRequest,
             Self::Store(_) => ErrorCode::Internal,
         }

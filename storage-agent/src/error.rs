@@ -77,6 +77,33 @@ pub enum VolumeError {
         "volume {0} is on the receiving node without any snapshot, so that nothing tells what it is a copy of; destroyed there, it is sent anew"
     )]
     NoSnapshots(VolumeId),
+    /// It has no snapshot of this name or guid.
+    #[error("volume {id} has no snapshot '{name}' on this node{}", hint(meant.as_deref()))]
+    NoSnapshot {
+        /// The volume.
+        id: VolumeId,
+        /// What was asked for.
+        name: String,
+        /// What may have been meant.
+        meant: Option<String>,
+    },
+    /// It has a snapshot of this name already.
+    #[error("volume {id} has a snapshot '{name}' already")]
+    SnapshotExists {
+        /// The volume.
+        id: VolumeId,
+        /// The name.
+        name: String,
+    },
+    /// What is asked for would break something else.
+    #[error("{0}")]
+    Refusal(String),
+    /// Somebody ended it.
+    #[error("it was cancelled")]
+    Cancelled,
+    /// It is in the trash of this node.
+    #[error("volume {0} is in the trash of this node; undelete or destroy it there first")]
+    InTrash(VolumeId),
     /// The policy of replication is none that can be kept.
     #[error("the replication policy cannot be kept: {0}")]
     Policy(String),
@@ -164,6 +191,10 @@ pub enum VolumeError {
     },
 }
 
+fn hint(meant: Option<&str>) -> String {
+    meant.map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
+}
+
 fn names(snapshots: &[Snapshot]) -> String {
     match snapshots {
         [] => "no snapshot".to_owned(),
@@ -196,9 +227,9 @@ impl VolumeError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound(_) => ErrorCode::NotFound,
+            Self::NotFound(_) | Self::NoSnapshot { .. } => ErrorCode::NotFound,
             Self::Policy(_) => ErrorCode::InvalidRequest,
-            Self::NameTaken { .. } => ErrorCode::AlreadyExists,
+            Self::NameTaken { .. } | Self::SnapshotExists { .. } => ErrorCode::AlreadyExists,
             Self::StaleEpoch { .. } => ErrorCode::StaleEpoch,
             Self::NotPrimary { .. } => ErrorCode::NotPrimary,
             Self::Diverged { .. } | Self::NoSnapshots(_) => ErrorCode::Diverged,
@@ -206,13 +237,16 @@ impl VolumeError {
                 ErrorCode::Busy
             }
             Self::NoSpace(_) => ErrorCode::NoSpace,
-            Self::StorageMismatch { .. }
+            Self::Refusal(_)
+            | Self::InTrash(_)
+            | Self::StorageMismatch { .. }
             | Self::Impostor { .. }
             | Self::Encrypted(_)
             | Self::Unsupported(_) => ErrorCode::Precondition,
             Self::Peer { .. } | Self::Damaged(_) | Self::Killed(_) => ErrorCode::Unavailable,
             Self::Refused { body, .. } => body.code,
             Self::Timeout { .. } => ErrorCode::Timeout,
+            Self::Cancelled => ErrorCode::Busy,
             Self::Command(_) | Self::Io { .. } => ErrorCode::Internal,
         }
     }

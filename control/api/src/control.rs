@@ -16,6 +16,15 @@
 //! | `GET /v2/routes` | | list of [`EdgeOutcome`] of [`crate::edge::RouteTable`] |
 //! | `POST /v2/routes` | [`crate::route::Transaction`] | list of [`EdgeOutcome`] of [`crate::edge::TransactionReply`] |
 //! | `POST /v2/gates/{pause,quiesce,switch,resume}` | [`crate::gate`] | [`FanOut`] |
+//! | `GET /v2/volumes` | | list of [`crate::work::VolumeReport`] |
+//! | `POST /v2/volumes` | [`crate::work::NewVolume`] | [`crate::work::VolumeReport`] |
+//! | `GET /v2/volumes/{name}` | | [`crate::work::VolumeReport`] |
+//! | `POST /v2/volumes/{name}` | [`crate::work::VolumeRequest`] | list of [`crate::work::NodeJob`] |
+//! | `GET /v2/volumes/{name}/snapshots` | | list of [`crate::work::OnNode`] of lists of [`crate::work::SnapshotDetail`] |
+//! | `GET /v2/trash` | | list of [`crate::work::OnNode`] of lists of [`crate::work::Trashed`] |
+//! | `GET /v2/jobs` | | list of [`crate::work::OnNode`] of lists of [`crate::work::JobStatus`] |
+//! | `GET /v2/nodes/{node}/jobs/{id}?wait_ms=W` | | [`crate::work::NodeJob`], once it has ended or W has passed |
+//! | `DELETE /v2/nodes/{node}/jobs/{id}` | | [`crate::work::NodeJob`]: it is told to end |
 //! | `GET /metrics`, `/healthz`, `/readyz` | | text |
 
 use std::net::SocketAddr;

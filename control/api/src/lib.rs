@@ -12,6 +12,7 @@
 //! | [`logs`], [`exec`] | what apps write, commands inside their containers |
 //! | [`replication`] | how volumes are kept on other nodes all the time |
 //! | [`aside`] | what a node keeps of a volume that its primary lacks |
+//! | [`work`] | what operators do with volumes, the jobs that it becomes |
 //! | [`app`], [`control`] | what people declare, the control service's API |
 //! | [`doctor`] | what a node finds when it examines itself |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
@@ -45,5 +46,6 @@ pub mod termination;
 pub mod tls;
 pub mod upstream;
 pub mod volume;
+pub mod work;
 
 pub use error::{ErrorBody, ErrorCode};

@@ -123,6 +123,12 @@ name!(
     EdgeName,
     "edge"
 );
+name!(
+    /// Name that an operator gives to a snapshot; those that agents take themselves begin with
+    /// `flocker-`, which is theirs.
+    SnapshotName,
+    "snapshot"
+);
 
 name!(
     /// Name of a certificate in an edge's store.
@@ -173,6 +179,11 @@ identifier!(
 identifier!(
     /// Identity of one move.
     MoveId
+);
+identifier!(
+    /// Identity of one job of an agent; drawn by whoever asks for it, so that asking twice does
+    /// not do twice.
+    JobId
 );
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::{
     observer::Observations,
     peers::{Peers, Wire},
     store::{Store, StoreError},
+    volumes::errands::Errands,
 };
 use crate::{
     config::{Limits, Topology},
@@ -36,6 +37,7 @@ pub struct Context {
     pub(crate) observations: Observations,
     pub(crate) claims: Claims,
     pub(crate) metrics: Metrics,
+    pub(crate) errands: Errands,
     pub(crate) reconciled: Mutex<Reconciled>,
 }
 
@@ -62,6 +64,7 @@ impl Context {
             clock,
             reconciled: Mutex::default(),
             metrics: Metrics::default(),
+            errands: Errands::default(),
         })
     }
 

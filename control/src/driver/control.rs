@@ -28,7 +28,7 @@ use super::{
     context::{Claim, Context},
     doctor,
     executor::{self, stale_token},
-    leases, observer, reconciler,
+    leases, observer, reconciler, volumes,
 };
 use crate::{
     error::Refusal,
@@ -77,6 +77,7 @@ impl Control {
     pub fn start(self: &Arc<Self>) {
         self.spawn(observer::run(Arc::clone(&self.context)));
         self.spawn(leases::run(Arc::clone(&self.context)));
+        self.spawn(volumes::keep(Arc::clone(&self.context)));
         // The reconciler needs us to begin moves; it must not keep us alive.
         self.spawn(reconciler::run(Arc::clone(self)));
     }
@@ -94,7 +95,7 @@ impl Control {
         &self.context
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // Ended ones are let go of.
         while tasks.try_join_next().is_some() {}

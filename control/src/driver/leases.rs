@@ -57,6 +57,14 @@ async fn grant(context: &Context, node: &NodeName) -> Result<(), ErrorBody> {
 fn owned(context: &Context, node: &NodeName) -> Vec<OwnedVolume> {
     let state = context.ledger.state();
     let here = state.primaries.iter().filter(|(_, p)| p.node == *node);
+    let apart = state
+        .volumes
+        .values()
+        .filter(|record| record.node == *node && record.trashed_until_ms.is_none());
+    let apart = apart.map(|record| OwnedVolume {
+        id: record.id,
+        epoch: record.epoch,
+    });
     here.filter_map(|(app, primary)| Some((state.apps.get(app)?, primary.epoch)))
         .flat_map(|(record, epoch)| {
             let mounts = record.app.container.volumes.iter();
@@ -65,6 +73,7 @@ fn owned(context: &Context, node: &NodeName) -> Vec<OwnedVolume> {
                 epoch,
             })
         })
+        .chain(apart)
         .collect()
 }
 

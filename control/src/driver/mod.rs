@@ -10,6 +10,7 @@
 //! | `doctor` | examines nodes |
 //! | `leases` | confirms nodes |
 //! | [`reconciler`] | carries out what [`crate::logic::reconcile`] plans |
+//! | `volumes` | what operators do with volumes |
 //! | [`context`] | what they share |
 //! | [`control`] | what the API asks for |
 //! | [`server`] | the API itself |
@@ -23,6 +24,9 @@ mod leases;
 pub mod ledger;
 pub mod observer;
 pub mod peers;
+mod peers_volumes;
 pub mod reconciler;
 pub mod server;
+mod server_volumes;
 pub mod store;
+mod volumes;

@@ -152,7 +152,7 @@ impl Wire for HttpWire {
 pub struct Peers {
     wire: Arc<dyn Wire>,
     edges: Arc<[EdgeName]>,
-    limits: Limits,
+    pub(super) limits: Limits,
 }
 
 impl std::fmt::Debug for Peers {
@@ -490,12 +490,12 @@ impl Peers {
         .await
     }
 
-    async fn ask<A: DeserializeOwned>(&self, peer: Peer, path: &str) -> Answer<A> {
+    pub(super) async fn ask<A: DeserializeOwned>(&self, peer: Peer, path: &str) -> Answer<A> {
         self.send(peer, Method::Get, path.to_owned(), &(), self.limits.call)
             .await
     }
 
-    async fn post<Q: Serialize, A: DeserializeOwned>(
+    pub(super) async fn post<Q: Serialize, A: DeserializeOwned>(
         &self,
         peer: Peer,
         path: String,
@@ -505,7 +505,7 @@ impl Peers {
         self.send(peer, Method::Post, path, message, deadline).await
     }
 
-    async fn send<Q: Serialize, A: DeserializeOwned>(
+    pub(super) async fn send<Q: Serialize, A: DeserializeOwned>(
         &self,
         peer: Peer,
         method: Method,
@@ -531,7 +531,7 @@ impl Peers {
     }
 }
 
-fn agent(node: &NodeName) -> Peer {
+pub(super) fn agent(node: &NodeName) -> Peer {
     Peer::Agent(node.clone())
 }
 

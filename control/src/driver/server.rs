@@ -23,13 +23,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::net::UnixListener;
 
-use super::control::Control;
+use super::{control::Control, server_volumes};
 use crate::error::Refusal;
 
 /// Longest wait that one long-poll may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-type Shared = State<Arc<Control>>;
+pub(super) type Shared = State<Arc<Control>>;
 
 /// The API's routes.
 pub fn router(control: Arc<Control>) -> Router {
@@ -48,6 +48,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v2/moves/{id}", get(move_status))
         .route("/v2/routes", get(routes).post(transact))
         .route("/v2/gates/{verb}", post(gate))
+        .merge(server_volumes::routes())
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ok\n" }))
@@ -101,7 +102,7 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// An error on its way out.
-struct Failure(ErrorBody);
+pub(super) struct Failure(pub(super) ErrorBody);
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
@@ -117,7 +118,7 @@ impl IntoResponse for Failure {
     }
 }
 
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 async fn deploy(State(control): Shared, body: Bytes) -> Answer<impl Serialize> {
     let request: DeployRequest = parse(&body)?;
@@ -233,7 +234,7 @@ async fn unknown() -> Failure {
     Failure(ErrorBody::new(ErrorCode::NotFound, message))
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| malformed("the request", error))
 }
 
@@ -241,6 +242,6 @@ fn app_name(text: &str) -> Result<AppName, Failure> {
     text.parse().map_err(|error| malformed("the path", error))
 }
 
-fn malformed(what: &str, error: impl std::fmt::Display) -> Failure {
+pub(super) fn malformed(what: &str, error: impl std::fmt::Display) -> Failure {
     Refusal::Malformed(format!("{what}: {error}")).into()
 }

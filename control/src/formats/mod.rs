@@ -61,6 +61,14 @@ pub fn duration(text: &str) -> Result<Duration, &'static str> {
     Ok(Duration::from_millis(ms))
 }
 
+/// Reads a size as the files have it: `512M`, `1.5G`, `1T`.
+///
+/// # Errors
+/// What would be one.
+pub fn size(text: &str) -> Result<u64, &'static str> {
+    quantity::size_bytes(text).ok_or("a size above zero, such as 512M, 1.5G or 1T")
+}
+
 /// Reads application and deployment files; which is which is seen from their keys.
 ///
 /// Apps that are declared but placed on no node are checked and then left out.

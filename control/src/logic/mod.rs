@@ -17,3 +17,4 @@ pub mod reconcile;
 pub mod report;
 pub mod saga;
 pub mod state;
+pub mod volumes;

@@ -134,6 +134,8 @@ pub struct Limits {
     pub link_bytes_per_second: u64,
     /// Bytes that the transfer of one volume may have in a second; 0: as many as go.
     pub volume_bytes_per_second: u64,
+    /// Bytes that `volume verify` reads of one copy in a second.
+    pub verify_bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -171,6 +173,7 @@ impl Default for Limits {
             replication_hold_ms: 5_000,
             link_bytes_per_second: 0,
             volume_bytes_per_second: 0,
+            verify_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -218,6 +221,7 @@ impl Limits {
             lock: Duration::from_millis(self.transfer_lock_ms),
             link_rate: self.link_bytes_per_second,
             volume_rate: self.volume_bytes_per_second,
+            verify_bytes_per_second: self.verify_bytes_per_second,
             ..TransferLimits::default()
         }
     }

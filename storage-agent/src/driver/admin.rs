@@ -37,17 +37,21 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
+    admin_jobs,
     confirm::Confirmations,
     containers::Containers,
     doctor::{self, Patient},
-    inside, preflight,
+    inside,
+    jobs::Jobs,
+    preflight,
 };
 use crate::metrics::{Metrics, Observed};
 
 /// All that the API needs.
 #[derive(Debug)]
 pub struct Agent {
-    containers: Containers,
+    pub(super) containers: Containers,
+    pub(super) jobs: Jobs,
     metrics: Metrics,
     /// Where replication streams are taken.
     replication: SocketAddr,
@@ -56,7 +60,7 @@ pub struct Agent {
     running: Mutex<Option<mpsc::Sender<()>>>,
 }
 
-type Shared = State<Arc<Agent>>;
+pub(super) type Shared = State<Arc<Agent>>;
 pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// Serves the API until `shutdown` resolves, then waits for the verbs that run, for at most
@@ -79,6 +83,7 @@ pub async fn serve(
         confirmations: Confirmations::default(),
         running: Mutex::new(Some(sender)),
         containers: containers.clone(),
+        jobs: Jobs::default(),
     });
     agent.take_up().await;
     let app = router(Arc::clone(&agent), limits.body_bytes_max);
@@ -86,6 +91,7 @@ pub async fn serve(
         let agent = Arc::clone(&agent);
         async move {
             shutdown.await;
+            agent.jobs.cancel_all();
             drop(agent.take_sender());
         }
     };
@@ -131,6 +137,7 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
         .route("/v1/containers/{app}/exec", post(inside::exec))
         .route("/v1/doctor", post(examine))
         .route("/v1/lease", get(lease).put(renew))
+        .merge(admin_jobs::routes())
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || {
@@ -194,7 +201,7 @@ impl Agent {
             agent.metrics.verb(verb, took, &result);
             match &result {
                 // Asked every second by whoever watches.
-                Ok(_) if matches!(verb, "status" | "volume" | "lease") => {
+                Ok(_) if matches!(verb, "status" | "volume" | "lease" | "job" | "jobs") => {
                     tracing::debug!(verb, ?took, "done");
                 }
                 Ok(_) => tracing::info!(verb, ?took, "done"),
@@ -229,12 +236,12 @@ impl Agent {
         }
     }
 
-    fn refuse(&self, verb: &'static str, error: &ErrorBody) -> Response {
+    pub(super) fn refuse(&self, verb: &'static str, error: &ErrorBody) -> Response {
         self.metrics.error(verb, error.code);
         answer_error(error)
     }
 
-    fn sender(&self) -> Option<mpsc::Sender<()>> {
+    pub(super) fn sender(&self) -> Option<mpsc::Sender<()>> {
         self.running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -249,7 +256,7 @@ impl Agent {
     }
 }
 
-fn answer_error(error: &ErrorBody) -> Response {
+pub(super) fn answer_error(error: &ErrorBody) -> Response {
     let status =
         StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(error)).into_response()
@@ -264,6 +271,7 @@ macro_rules! parse {
         }
     };
 }
+pub(super) use parse;
 
 pub(super) fn body<T: DeserializeOwned>(body: Body) -> Result<T, ErrorBody> {
     let invalid = |message: String| ErrorBody::new(ErrorCode::InvalidRequest, message);

@@ -7,7 +7,7 @@
 //! asked.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
@@ -32,6 +32,27 @@ pub(crate) struct Entry {
     keep: Mutex<Option<Keep>>,
     /// A tidying is due.
     pub(super) tidying: AtomicBool,
+    /// Snapshots that somebody reads, and how many do.
+    read: Mutex<BTreeMap<String, usize>>,
+}
+
+/// A snapshot that must stay while somebody reads it.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    entry: Arc<Entry>,
+    name: String,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut read = locked(&self.entry.read);
+        if let Some(readers) = read.get_mut(&self.name) {
+            *readers -= 1;
+            if *readers == 0 {
+                read.remove(&self.name);
+            }
+        }
+    }
 }
 
 /// What is known of a copy.
@@ -109,6 +130,20 @@ impl Entry {
         }
     }
 
+    /// Keeps a snapshot from being tidied away.
+    pub(crate) fn pin(self: &Arc<Self>, name: &str) -> Pin {
+        *locked(&self.read).entry(name.to_owned()).or_default() += 1;
+        Pin {
+            entry: Arc::clone(self),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Snapshots that somebody reads now.
+    pub(crate) fn pinned(&self) -> BTreeSet<String> {
+        locked(&self.read).keys().cloned().collect()
+    }
+
     pub(super) fn kept_by_sender(&self) -> Option<Keep> {
         locked(&self.keep).clone()
     }
@@ -124,6 +159,13 @@ impl Entry {
     /// Whether a peer is known to have a snapshot as its newest.
     pub(super) fn has(&self, peer: &NodeName, guid: Guid) -> bool {
         locked(&self.acknowledged).get(peer) == Some(&guid)
+    }
+
+    /// Whether a peer stands at this snapshot, as far as this agent has heard.
+    pub(crate) fn has_heard(&self, guid: Guid) -> bool {
+        locked(&self.acknowledged)
+            .values()
+            .any(|heard| *heard == guid)
     }
 
     pub(super) fn hear(&self, peer: NodeName, guid: Guid) {
@@ -178,6 +220,20 @@ impl Index {
             }
         }
         learnt
+    }
+}
+
+impl Index {
+    /// Snapshots of a volume from which others of this node have begun, as far as is known.
+    pub(crate) fn origins(&self, of: VolumeId) -> BTreeSet<String> {
+        let copies = self.all().into_iter().map(|(_, entry)| entry.known());
+        copies
+            .filter_map(|known| match known {
+                Knowledge::Copy(copy) => copy.origin,
+                Knowledge::Unknown | Knowledge::Absent => None,
+            })
+            .filter_map(|(volume, snapshot)| (volume == of).then_some(snapshot))
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What touches the world: programs, files, sockets, the clock.
 
 pub mod admin;
+mod admin_jobs;
 mod asides;
 mod bookmarks;
 mod confirm;
@@ -11,6 +12,7 @@ pub mod fence;
 mod health;
 mod index;
 mod inside;
+mod jobs;
 mod preflight;
 mod probe;
 mod progress;
@@ -24,5 +26,6 @@ mod storage;
 mod supervisor;
 mod tidy;
 pub mod transport;
+mod verbs;
 pub mod volumes;
 mod zfs;

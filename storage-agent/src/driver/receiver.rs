@@ -168,8 +168,13 @@ async fn prepare(
     let standing = here.as_ref().map(LocalCopy::standing);
     admit(&hello.handshake, hello.storage, storage.kind(), standing)?;
     if here.is_none() {
-        let copies = storage.list().await?;
-        if let Some(other) = copies.iter().find(|c| c.name == hello.handshake.name) {
+        let copies = storage.list_all().await?;
+        let id = hello.handshake.volume;
+        if copies.iter().any(|c| c.id == id && c.trash.is_some()) {
+            return Err(VolumeError::InTrash(id));
+        }
+        let mut copies = copies.iter().filter(|copy| copy.trash.is_none());
+        if let Some(other) = copies.find(|c| c.name == hello.handshake.name) {
             return Err(VolumeError::NameTaken {
                 name: other.name.clone(),
                 id: other.id,

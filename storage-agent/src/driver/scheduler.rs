@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::{
     rounds::Round,
+    verbs,
     volumes::{Volumes, WeakVolumes},
 };
 use crate::logic::schedule::{Action, Event, Moment, Pace, Schedule};
@@ -146,6 +147,7 @@ pub(crate) fn start(volumes: &Volumes) {
     let scheduler = Arc::clone(volumes.scheduler());
     tokio::spawn(tick(scheduler, volumes.downgrade()));
     tokio::spawn(sweep(volumes.downgrade()));
+    tokio::spawn(verbs::trash::watch(volumes.downgrade()));
 }
 
 async fn tick(scheduler: Arc<Scheduler>, volumes: WeakVolumes) {

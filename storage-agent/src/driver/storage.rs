@@ -12,6 +12,7 @@ use flocker_api::{
     name::{VolumeId, VolumeName},
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
+    work::{SnapshotDetail, Trash},
 };
 
 use super::{directory::Directory, fence::mounts::mounted_below, zfs::Zfs};
@@ -52,6 +53,19 @@ pub(crate) struct LocalCopy {
     pub(crate) acknowledged: Vec<Guid>,
     /// How it shall be replicated while it is the primary of the epoch in there.
     pub(crate) replication: Option<SetReplication>,
+    /// Since when it is in the trash, if it is.
+    pub(crate) trash: Option<Trash>,
+    /// The snapshot of another volume with which it shares, and which cannot go before it.
+    pub(crate) origin: Option<(VolumeId, String)>,
+}
+
+/// A snapshot that can be read as files. It has to be put away again.
+#[derive(Debug)]
+pub(crate) struct Peek {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// What keeps it there, if anything does.
+    pub(crate) dataset: Option<String>,
 }
 
 impl LocalCopy {
@@ -227,11 +241,26 @@ impl Storage {
         }
     }
 
+    /// Every copy that is not in the trash.
     pub(crate) async fn list(&self) -> Result<Vec<LocalCopy>, VolumeError> {
+        let mut copies = self.list_all().await?;
+        copies.retain(|copy| copy.trash.is_none());
+        Ok(copies)
+    }
+
+    /// Every copy, those in the trash too.
+    pub(crate) async fn list_all(&self) -> Result<Vec<LocalCopy>, VolumeError> {
         each!(self, s => s.list())
     }
 
+    /// A copy that is not in the trash.
     pub(crate) async fn find(&self, id: VolumeId) -> Result<Option<LocalCopy>, VolumeError> {
+        let copy = self.find_any(id).await?;
+        Ok(copy.filter(|copy| copy.trash.is_none()))
+    }
+
+    /// A copy, be it in the trash or not.
+    pub(crate) async fn find_any(&self, id: VolumeId) -> Result<Option<LocalCopy>, VolumeError> {
         each!(self, s => s.find(id))
     }
 
@@ -376,6 +405,79 @@ impl Storage {
     /// Destroys what is kept aside; what is not there is success.
     pub(crate) async fn discard_aside(&self, aside: &Aside) -> Result<(), VolumeError> {
         each!(self, s => s.discard_aside(aside))
+    }
+
+    /// Finishes or undoes what an agent that was killed had begun.
+    pub(crate) async fn recover(&self) -> Result<(), VolumeError> {
+        each!(self, s => s.recover())
+    }
+
+    /// Sets or takes away the limit.
+    pub(crate) async fn resize(
+        &self,
+        id: VolumeId,
+        size_bytes: Option<u64>,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.resize(id, size_bytes))
+    }
+
+    /// Snapshots with what they cost, oldest first.
+    pub(crate) async fn details(
+        &self,
+        copy: &LocalCopy,
+    ) -> Result<Vec<SnapshotDetail>, VolumeError> {
+        each!(self, s => s.details(copy))
+    }
+
+    /// A new primary that begins as a snapshot of a copy, mounted.
+    pub(crate) async fn clone_to(
+        &self,
+        copy: &LocalCopy,
+        snapshot: &str,
+        new: &CreateVolume,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.clone_to(copy, snapshot, new))
+    }
+
+    /// Puts an unmounted copy into the trash, or takes it out, under that name.
+    pub(crate) async fn set_trash(
+        &self,
+        copy: &LocalCopy,
+        trash: Option<&Trash>,
+        name: &VolumeName,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.set_trash(copy, trash, name))
+    }
+
+    /// Bytes of what is in it now, without its snapshots.
+    pub(crate) async fn referenced_bytes(&self, copy: &LocalCopy) -> Result<u64, VolumeError> {
+        each!(self, s => s.referenced_bytes(copy.id))
+    }
+
+    /// Whether clones share with what they began from, which must stay for as long.
+    pub(crate) fn shares(&self) -> bool {
+        matches!(self, Self::Zfs(_))
+    }
+
+    /// Destroys the snapshots from which clones began that are no more.
+    pub(crate) async fn drop_orphans(&self) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.drop_orphans().await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Makes a snapshot readable as files.
+    pub(crate) async fn peek(&self, id: VolumeId, snapshot: &str) -> Result<Peek, VolumeError> {
+        each!(self, s => s.peek(id, snapshot))
+    }
+
+    /// Puts away what was made readable.
+    pub(crate) async fn unpeek(&self, peek: &Peek) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs.unpeek(peek).await,
+            Self::Directory(_) => Ok(()),
+        }
     }
 
     /// Keeps of a snapshot what the base of an increment needs, where that can be done.

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use flocker_api::{
     name::VolumeId,
     replication::Keep,
-    volume::{Guid, Role},
+    volume::{Guid, Role, Snapshot},
 };
 
 use super::{
@@ -44,8 +44,12 @@ impl Volumes {
             let mut pins = self.pin(&entry, &copy, &keep).await?;
             self.bookmark_bases(&entry, &copy, &pins, &keep).await?;
             pins.extend(self.pinned_by_asides(id));
+            // What somebody reads, and what a clone began from, stays for as long.
+            let (read, origins) = (entry.pinned(), self.origins(id));
             let gone = expendable(&copy.snapshots, &pins, &keep);
-            let names: Vec<_> = gone.into_iter().take(BATCH).map(|s| s.name).collect();
+            let free = |s: &Snapshot| !read.contains(&s.name) && !origins.contains(&s.name);
+            let gone = gone.into_iter().filter(free).take(BATCH);
+            let names: Vec<_> = gone.map(|s| s.name).collect();
             if names.is_empty() {
                 return Ok(());
             }

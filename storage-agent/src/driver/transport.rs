@@ -51,6 +51,8 @@ pub struct TransferLimits {
     pub link_rate: u64,
     /// Bytes that one stream may have in a second; 0: as many as go.
     pub volume_rate: u64,
+    /// Bytes that are read in a second for a comparison.
+    pub verify_bytes_per_second: u64,
 }
 
 impl Default for TransferLimits {
@@ -64,6 +66,7 @@ impl Default for TransferLimits {
             retries: [100, 400, 1000].map(Duration::from_millis).to_vec(),
             link_rate: 0,
             volume_rate: 0,
+            verify_bytes_per_second: 64 << 20,
         }
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -151,6 +152,7 @@ impl Volumes {
             }),
         };
         volumes.take_up_asides().await?;
+        volumes.storage().recover().await?;
         volumes.sweep().await?;
         scheduler::start(&volumes);
         Ok(volumes)
@@ -191,6 +193,10 @@ impl Volumes {
         &self.inner.link
     }
 
+    pub(crate) fn origins(&self, of: VolumeId) -> BTreeSet<String> {
+        self.inner.index.origins(of)
+    }
+
     pub(crate) fn entry(&self, id: VolumeId) -> Arc<Entry> {
         self.inner.index.entry(id)
     }
@@ -206,7 +212,7 @@ impl Volumes {
     }
 
     /// Asks the storage for a copy.
-    async fn copy(&self, id: VolumeId) -> Result<LocalCopy, VolumeError> {
+    pub(super) async fn copy(&self, id: VolumeId) -> Result<LocalCopy, VolumeError> {
         let entry = self.entry(id);
         entry.forget();
         let copy = self.look_up(id, &entry).await?;
@@ -308,7 +314,14 @@ impl Volumes {
         let entry = self.entry(request.id);
         let _lock = entry.lock.lock().await;
         entry.forget();
-        let copies = self.storage().list().await?;
+        let mut copies = self.storage().list_all().await?;
+        if copies
+            .iter()
+            .any(|c| c.id == request.id && c.trash.is_some())
+        {
+            return Err(VolumeError::InTrash(request.id));
+        }
+        copies.retain(|copy| copy.trash.is_none());
         if let Some(copy) = copies.iter().find(|c| c.id == request.id) {
             fresh(copy, request.epoch)?;
             let ours = copy.role == Role::Primary && copy.epoch == request.epoch;

@@ -13,5 +13,6 @@ pub mod resume;
 pub mod retention;
 pub mod schedule;
 pub mod transfer;
+pub mod verbs;
 pub mod wire;
 pub mod zstream;

@@ -20,6 +20,7 @@ mod scale;
 mod stories;
 mod table;
 mod tree;
+mod verbs;
 mod workload;
 
 /// Makes of each story a test per storage.
@@ -91,6 +92,13 @@ stories! {
     a_full_receiver_is_told_apart_and_nothing_is_left;
     fence:
     a_lapsed_lease_takes_the_volumes_away;
+    verbs:
+    operators_snapshots_stay_until_they_are_removed,
+    a_limit_is_set_but_not_below_what_is_held,
+    a_clone_is_a_volume_of_its_own,
+    the_trash_outlives_the_agent_and_is_emptied_in_time,
+    a_preview_says_what_a_rollback_would_lose,
+    a_digest_finds_a_planted_difference;
     link:
     a_transfer_keeps_to_its_rate_and_tells_it,
     a_sound_node_is_found_sound;

@@ -112,8 +112,8 @@ pub(crate) enum Command {
     Route(Box<Route>),
     /// Edges as processes: upgrade, drain, reload, log
     Edge(crate::args_edge::Edge),
-    /// Volumes: their copies, transfers and lag
-    Volume(crate::args_nodes::Volume),
+    /// Volumes: copies, snapshots, clones, comparison, trash, jobs
+    Volume(Box<crate::args_volume::Volume>),
     /// Examine nodes: what is wrong, and what to do
     Doctor(crate::args_nodes::Doctor),
     /// Certificates for mutual TLS: an authority of your own, and one for each program

@@ -1,9 +1,9 @@
-//! What can be typed about certificates, volumes and the health of nodes. Help texts are in here.
+//! What can be typed about certificates and the health of nodes. Help texts are in here.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
-use flocker_api::name::{AppName, NodeName, VolumeName};
+use flocker_api::name::{AppName, NodeName};
 
 use crate::args::duration;
 
@@ -107,34 +107,6 @@ pub(crate) struct Doctor {
     /// Show only what is not as it should be
     #[arg(long, short)]
     pub(crate) quiet: bool,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  flockerctl volume ls
-  flockerctl volume watch notes
-  flockerctl volume watch --json --interval 5s | jq .transfer.bytes_per_second")]
-pub(crate) struct Volume {
-    #[command(subcommand)]
-    pub(crate) verb: VolumeVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum VolumeVerb {
-    /// Every copy: its role, what is transferred, how far replicas are behind
-    Ls,
-    /// The same over and over, until it is interrupted; with --json a line for each copy
-    Watch {
-        /// Only these volumes
-        #[arg(value_name = "VOLUME")]
-        names: Vec<VolumeName>,
-        /// Between two looks
-        #[arg(long, value_parser = duration, default_value = "1s", value_name = "DURATION")]
-        interval: Duration,
-        /// End after so many looks
-        #[arg(long, value_name = "N")]
-        count: Option<u64>,
-    },
 }
 
 #[derive(Debug, clap::Args)]

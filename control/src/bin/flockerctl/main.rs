@@ -17,6 +17,7 @@ mod args_http;
 mod args_nodes;
 mod args_tls;
 mod args_upstreams;
+mod args_volume;
 mod commands;
 mod edges;
 mod failure;

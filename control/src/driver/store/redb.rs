@@ -4,13 +4,17 @@
 //! | --- | --- | --- |
 //! | `meta` | `schema` | version of this layout |
 //! | `apps`, `primaries` | app | JSON of `AppRecord`, of `Primary` |
+//! | `volumes` | volume id | JSON of `VolumeRecord` |
 //! | `moves` | move id | JSON of its header |
 //! | `journal` | (move id, place) | JSON of one line; only ever appended |
 //! | `counters` | name | the newest value drawn |
 
 use std::path::Path;
 
-use flocker_api::{gate::Token, name::MoveId};
+use flocker_api::{
+    gate::Token,
+    name::{MoveId, VolumeId},
+};
 use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
     WriteTransaction,
@@ -21,6 +25,7 @@ use super::{Durability, Store, StoreError};
 use crate::logic::{
     migration::{Entry, Header},
     state::{AppRecord, Change, Conflict, Primary, State, check_primary, check_token},
+    volumes::VolumeRecord,
 };
 
 const SCHEMA: u64 = 1;
@@ -28,6 +33,7 @@ const SCHEMA: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const APPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("apps");
 const PRIMARIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("primaries");
+const VOLUMES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("volumes");
 const MOVES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("moves");
 const JOURNAL: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("journal");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
@@ -87,6 +93,7 @@ impl RedbStore {
         // Opening makes them, so that reading need not care whether they are there.
         write.open_table(APPS).map_err(broken)?;
         write.open_table(PRIMARIES).map_err(broken)?;
+        write.open_table(VOLUMES).map_err(broken)?;
         write.open_table(MOVES).map_err(broken)?;
         write.open_table(JOURNAL).map_err(broken)?;
         write.open_table(COUNTERS).map_err(broken)?;
@@ -122,6 +129,13 @@ impl Store for RedbStore {
                 .parse()
                 .map_err(|error| unreadable("primaries", key.value(), error))?;
             state.primaries.insert(app, primary);
+        }
+        let volumes = read.open_table(VOLUMES).map_err(broken)?;
+        for row in volumes.iter().map_err(broken)? {
+            let (key, value) = row.map_err(broken)?;
+            let key = uuid::Uuid::from_u128(key.value()).to_string();
+            let record: VolumeRecord = parse("volumes", &key, value.value())?;
+            state.volumes.insert(record.id, record.into());
         }
         let journal = read.open_table(JOURNAL).map_err(broken)?;
         for row in read
@@ -217,6 +231,8 @@ fn write_change(write: &WriteTransaction, change: &Change) -> Result<(), StoreEr
                 .retain_in((id, 0)..=(id, u64::MAX), |_, _| false)
                 .map_err(broken)?;
         }
+        Change::PutVolume { record } => write_volume(write, record.id, Some(record))?,
+        Change::DropVolume { id } => write_volume(write, *id, None)?,
         Change::DrawToken { token } => {
             let mut counters = write.open_table(COUNTERS).map_err(broken)?;
             let newest = counters
@@ -228,6 +244,21 @@ fn write_change(write: &WriteTransaction, change: &Change) -> Result<(), StoreEr
         }
     }
     Ok(())
+}
+
+fn write_volume(
+    write: &WriteTransaction,
+    id: VolumeId,
+    record: Option<&VolumeRecord>,
+) -> Result<(), StoreError> {
+    let mut volumes = write.open_table(VOLUMES).map_err(broken)?;
+    let key = id.0.as_u128();
+    match record {
+        Some(record) => volumes.insert(key, json(record)?.as_slice()),
+        None => volumes.remove(key),
+    }
+    .map(drop)
+    .map_err(broken)
 }
 
 /// A move and the app that now points to it.

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     migration::{Entry, Header, Move},
     saga::IllegalRecord,
+    volumes::VolumeRecord,
 };
 
 /// How many ended moves are remembered.
@@ -133,6 +134,16 @@ pub enum Change {
         /// The move.
         id: MoveId,
     },
+    /// The record of a volume that belongs to no app, new or as it is from now on.
+    PutVolume {
+        /// The record.
+        record: Box<VolumeRecord>,
+    },
+    /// A volume that belongs to no app is no more.
+    DropVolume {
+        /// The volume.
+        id: VolumeId,
+    },
     /// A pause token is drawn: it must be newer than all before it.
     DrawToken {
         /// The token.
@@ -202,6 +213,8 @@ pub struct State {
     pub primaries: BTreeMap<AppName, Primary>,
     /// Moves by identity.
     pub moves: BTreeMap<MoveId, Arc<Move>>,
+    /// Volumes that belong to no app, by identity.
+    pub volumes: BTreeMap<VolumeId, Arc<VolumeRecord>>,
     /// The newest pause token.
     pub token: Token,
 }
@@ -233,6 +246,13 @@ impl State {
             } => self.journal(*id, *sequence, entry)?,
             Change::ForgetMove { id } => {
                 self.moves.remove(id);
+            }
+            Change::PutVolume { record } => {
+                let record = Arc::new(VolumeRecord::clone(record));
+                self.volumes.insert(record.id, record);
+            }
+            Change::DropVolume { id } => {
+                self.volumes.remove(id);
             }
             Change::DrawToken { token } => {
                 check_token(*token, self.token)?;

@@ -18,6 +18,7 @@ mod changes;
 mod files;
 mod stream;
 mod tree;
+mod verbs;
 
 use std::{fs, io, os::unix::fs::symlink, path::PathBuf, sync::Arc};
 
@@ -26,6 +27,7 @@ use flocker_api::{
     name::{VolumeId, VolumeName},
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot},
+    work::Trash,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +71,28 @@ struct Record {
     /// The epoch under which a replica was last a primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wrote: Option<Epoch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trash: Option<Trash>,
+}
+
+impl Record {
+    /// Of a primary that was just made.
+    fn primary(id: VolumeId, name: VolumeName, epoch: Epoch) -> Self {
+        Self {
+            id,
+            name,
+            size_bytes: None,
+            role: Role::Primary,
+            epoch,
+            next: 1,
+            acknowledged: Vec::new(),
+            data_is: None,
+            replication: None,
+            trash: None,
+            syncing: false,
+            wrote: None,
+        }
+    }
 }
 
 /// `snapshot.json`.
@@ -163,6 +187,8 @@ impl Places {
             bookmarks: Vec::new(),
             encrypted: false,
             partial: None,
+            trash: record.trash,
+            origin: None,
         })
     }
 
@@ -336,17 +362,8 @@ impl Directory {
 
     pub(crate) async fn create(&self, request: &CreateVolume) -> Result<(), VolumeError> {
         let record = Record {
-            id: request.id,
-            name: request.name.clone(),
             size_bytes: request.size_bytes,
-            role: Role::Primary,
-            epoch: request.epoch,
-            next: 1,
-            acknowledged: Vec::new(),
-            data_is: None,
-            replication: None,
-            syncing: false,
-            wrote: None,
+            ..Record::primary(request.id, request.name.clone(), request.epoch)
         };
         self.work(move |places| {
             places.make(record.id)?;
@@ -557,17 +574,9 @@ impl Places {
     fn end(&self, stamp: &Stamp, to: &str, guid: Guid) -> Result<(), VolumeError> {
         if matches!(self.record(stamp.id), Err(VolumeError::NotFound(_))) {
             self.write(&Record {
-                id: stamp.id,
-                name: stamp.name.clone(),
                 size_bytes: stamp.size_bytes,
                 role: Role::Replica,
-                epoch: stamp.epoch,
-                next: 1,
-                acknowledged: Vec::new(),
-                data_is: None,
-                replication: None,
-                syncing: false,
-                wrote: None,
+                ..Record::primary(stamp.id, stamp.name.clone(), stamp.epoch)
             })?;
         }
         self.commit(stamp.id, to, guid)?;

@@ -17,6 +17,7 @@ mod patience;
 mod probe;
 mod resume;
 mod stream;
+mod verbs;
 mod version;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod edge;
 pub(crate) mod inside;
+mod jobs;
 pub(crate) mod live;
 pub(crate) mod moves;
 pub(crate) mod node;
@@ -17,6 +18,8 @@ pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod transfer;
 pub(crate) mod volume;
+mod volume_show;
+mod volume_work;
 pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -11,9 +11,9 @@ use flocker_api::{
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Cli, DEADLINE};
+use super::{Cli, DEADLINE, jobs, volume_show, volume_work as work};
 use crate::{
-    args_nodes::{Volume, VolumeVerb},
+    args_volume::{Volume, VolumeVerb},
     failure::{Failure, Verdict},
     human,
     output::Output,
@@ -57,8 +57,45 @@ pub(crate) async fn run(cli: &Cli<'_>, args: &Volume) -> Result<Verdict, Failure
                 looks += 1;
             }
         }
+        verb => return change(cli, verb).await,
     }
     Ok(Verdict::Done)
+}
+
+/// What is about one volume, or about jobs.
+async fn change(cli: &Cli<'_>, verb: &VolumeVerb) -> Result<Verdict, Failure> {
+    match verb {
+        VolumeVerb::Ls | VolumeVerb::Watch { .. } => Ok(Verdict::Done),
+        VolumeVerb::Show { name } => volume_show::run(cli, name).await,
+        VolumeVerb::Create(args) => work::create(cli, args).await,
+        VolumeVerb::Resize { name, size } => work::resize(cli, name, size.0).await,
+        VolumeVerb::Snapshot { name, snapshot } => {
+            work::snapshot(cli, name, snapshot.as_ref()).await
+        }
+        VolumeVerb::Snapshots { name } => work::snapshots(cli, name).await,
+        VolumeVerb::SnapshotRm { name, snapshot } => {
+            work::remove_snapshot(cli, name, snapshot).await
+        }
+        VolumeVerb::Clone { from, name } => work::clone(cli, from, name).await,
+        VolumeVerb::Verify {
+            name,
+            replica,
+            sample,
+            whole,
+        } => {
+            let verb = flocker_api::work::VolumeVerb::Verify {
+                replica: replica.clone(),
+                sample: if *whole { 1_000 } else { *sample },
+            };
+            work::verify(cli, name, verb).await
+        }
+        VolumeVerb::Destroy {
+            name, grace, now, ..
+        } => work::destroy(cli, name, (!now).then_some(*grace)).await,
+        VolumeVerb::Undelete { name, rename } => work::undelete(cli, name, rename.clone()).await,
+        VolumeVerb::Trash => work::trash(cli).await,
+        VolumeVerb::Jobs { verb } => jobs::run(cli, verb.as_ref()).await,
+    }
 }
 
 fn look(out: &Output, copies: &[Copy<'_>], looks: u64) -> io::Result<()> {

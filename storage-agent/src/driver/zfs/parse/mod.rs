@@ -11,6 +11,7 @@ use std::{
 use flocker_api::{
     name::VolumeId,
     volume::{Epoch, Guid, Role, Snapshot},
+    work::Trash,
 };
 
 use serde::Deserialize;
@@ -110,7 +111,8 @@ pub(super) const MORE_PROPERTIES: &str = ",encryption,receive_resume_token";
 
 /// The properties that a listing asks for.
 pub(super) const PROPERTIES: &str = "guid,createtxg,type,used,mounted,mountpoint,refquota,\
-     flocker:name,flocker:state,flocker:acknowledged,flocker:replication";
+     flocker:name,flocker:state,flocker:acknowledged,flocker:replication,origin,\
+     flocker:trash";
 
 /// Role, epoch, and the epoch under which it was last a primary, in one property, so that they
 /// change together or not at all: `primary@3`, `replica@4`, `replica@4,wrote@3`.
@@ -292,7 +294,49 @@ fn copy(id: VolumeId, row: &Row<'_>) -> Result<LocalCopy, VolumeError> {
             .unwrap_or_default(),
         // One that cannot be read counts as none: control says it again.
         replication: own("flocker:replication").and_then(|text| serde_json::from_str(text).ok()),
+        trash: own("flocker:trash").map(parse_trash),
+        origin: set("origin").and_then(parse_origin),
     })
+}
+
+/// What cannot be read is in the trash all the same, for good.
+fn parse_trash(text: &str) -> Trash {
+    serde_json::from_str(text).unwrap_or_else(|_| Trash {
+        at_ms: 0,
+        until_ms: u64::MAX,
+        by: "unknown".to_owned(),
+    })
+}
+
+/// `POOL/flocker/UUID@SNAPSHOT`; the origin of what is no volume of ours is none that matters.
+fn parse_origin(text: &str) -> Option<(VolumeId, String)> {
+    let (dataset, snapshot) = text.split_once('@')?;
+    let id = dataset.rsplit('/').next()?.parse().ok()?;
+    Some((id, snapshot.to_owned()))
+}
+
+/// Reads `zfs get -Hp -o name,property,value` of snapshots: `creation`, `used`, `referenced`.
+pub(super) fn costs(text: &str) -> HashMap<String, [u64; 3]> {
+    let mut costs: HashMap<String, [u64; 3]> = HashMap::new();
+    for line in text.lines() {
+        let mut fields = line.split('\t');
+        let (Some(name), Some(property), Some(value)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let at = match property {
+            "creation" => 0,
+            "used" => 1,
+            "referenced" => 2,
+            _ => continue,
+        };
+        let Some((_, snapshot)) = name.split_once('@') else {
+            continue;
+        };
+        costs.entry(snapshot.to_owned()).or_default()[at] = value.parse().unwrap_or_default();
+    }
+    costs
 }
 
 fn snapshot(name: &str, row: &Row<'_>) -> Result<Snapshot, VolumeError> {
