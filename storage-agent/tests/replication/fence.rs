@@ -16,6 +16,9 @@ use flocker_storage_agent::driver::fence::{Fence, FenceConfig};
 
 use crate::{bed::Bed, pools::run};
 
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The lease of a node with a mounted primary runs out while somebody writes to it.
 pub async fn a_lapsed_lease_takes_the_volumes_away(bed: &mut Bed) {
     let a = &bed.a;
@@ -39,7 +42,7 @@ pub async fn a_lapsed_lease_takes_the_volumes_away(bed: &mut Bed) {
         .unwrap();
     let log = path.join("log");
     while fs::metadata(&log).map_or(0, |meta| meta.len()) == 0 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(LOOK).await;
     }
     let request = LeaseRequest {
         stamp: fence.status().stamp,
@@ -50,7 +53,7 @@ pub async fn a_lapsed_lease_takes_the_volumes_away(bed: &mut Bed) {
     fence.renew(&request).unwrap();
     let fenced = async {
         while fence.status().fence != FencePhase::Fenced {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK).await;
         }
     };
     let limit = Duration::from_secs(30);

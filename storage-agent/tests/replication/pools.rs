@@ -22,6 +22,8 @@ use std::{
 use rustix::process::Pid;
 use tempfile::TempDir;
 
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Set in the process that runs inside the namespaces, to what makes its pools' names its own.
 const INSIDE: &str = "FLOCKER_TEST_INSIDE";
 /// In there too: where programs are found first, and where else.
@@ -333,6 +335,7 @@ pub fn until(what: &str, mut attempt: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while let Err(reason) = attempt() {
         assert!(Instant::now() < deadline, "{what}: {reason}");
-        std::thread::yield_now();
+        // Others need the processor meanwhile, of which the guest has little.
+        std::thread::sleep(PAUSE);
     }
 }
