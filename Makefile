@@ -32,7 +32,8 @@ test-openzfs: ## Runs the storage tests on OpenZFS, in a guest; OPENZFS=2.1 for 
 	scripts/openzfs-guest build
 	program=$$($(CARGO) test --package flocker-storage-agent --test replication --no-run 2>&1 \
 		| tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$$/\1/p'); \
-	scripts/openzfs-guest run "$$program" zfs:: --test-threads 3
+	FLOCKER_TEST_ROUNDS=$${FLOCKER_TEST_ROUNDS:-10} \
+		scripts/openzfs-guest run "$$program" zfs:: --test-threads 3
 
 programs: ## Builds the programs that the tests start
 	$(CARGO) build --workspace --bins
