@@ -113,11 +113,18 @@ async fn deploy(bed: &Testbed) -> Result<()> {
     let application = examples.join("application.yml");
     let deployment = examples.join("deployment.yml");
     let (application, deployment) = (application.to_string_lossy(), deployment.to_string_lossy());
-    say!("\n$ flockerctl deploy application.yml deployment.yml");
+    say!("\n$ flockerctl deploy application.yml deployment.yml --yes");
     let timeout = format!("{}s", DEPLOY_TIMEOUT.as_secs());
     flockerctl(
         bed,
-        &["deploy", &application, &deployment, "--timeout", &timeout],
+        &[
+            "deploy",
+            &application,
+            &deployment,
+            "--yes",
+            "--timeout",
+            &timeout,
+        ],
     )
     .await?;
     // Through every edge, as the load will come.

@@ -55,7 +55,7 @@ fn every_example_of_apps_is_valid() {
         })
         .collect();
     assert!(sources.len() >= 2, "only {} examples found", sources.len());
-    match flocker_control::formats::parse(&sources) {
+    match flocker_control::formats::parse(&flocker_control::formats::Sources::new(sources)) {
         Ok(deployment) => assert!(!deployment.apps.is_empty()),
         Err(errors) => panic!("{errors:#?}"),
     }

@@ -2,6 +2,7 @@
 
 use flocker_api::{
     ErrorBody, ErrorCode,
+    control::PlanVersion,
     name::{AppName, MoveId, NodeName, VolumeName},
 };
 
@@ -96,6 +97,12 @@ pub enum Refusal {
     /// The files cannot be deployed.
     #[error("{}", .0.join("\n"))]
     Files(Vec<String>),
+    /// A plan that was made before something else changed.
+    #[error("what the plan was made for has changed since; plan again")]
+    StalePlan {
+        /// The version that is current.
+        current: PlanVersion,
+    },
     /// The request is malformed.
     #[error("{0}")]
     Malformed(String),
@@ -127,6 +134,7 @@ impl Refusal {
             Self::Agent(error) | Self::NodeDown { error, .. } | Self::Node { error, .. } => {
                 error.code
             }
+            Self::StalePlan { .. } => ErrorCode::StalePlan,
             Self::Files(_) | Self::Malformed(_) => ErrorCode::InvalidRequest,
             Self::Store(_) => ErrorCode::Internal,
         }
@@ -135,6 +143,12 @@ impl Refusal {
 
 impl From<Refusal> for ErrorBody {
     fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.code(), refusal.to_string())
+        let body = Self::new(refusal.code(), refusal.to_string());
+        match refusal {
+            Refusal::StalePlan { current } => {
+                body.with_details(serde_json::json!({ "current": current }))
+            }
+            _ => body,
+        }
     }
 }

@@ -205,7 +205,7 @@ async fn errors_carry_code_and_words() {
     };
     let deploy = DeployRequest {
         files: vec![file],
-        dry_run: false,
+        ..DeployRequest::default()
     };
     let error = api
         .post::<_, DeployReply>("/v2/deploy", &deploy)

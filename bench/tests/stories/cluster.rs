@@ -178,7 +178,7 @@ impl Cluster {
                 file("application.yml", application),
                 file("deployment.yml", deployment),
             ],
-            dry_run: false,
+            ..DeployRequest::default()
         };
         self.control.post("/v2/deploy", &request, CALL).await
     }

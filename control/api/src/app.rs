@@ -147,6 +147,7 @@ pub struct Deployment {
 pub struct Placement {
     /// The app. Volume ids that are nil are drawn when it is deployed for the first time.
     pub app: App,
-    /// The node.
-    pub node: NodeName,
+    /// The node. `None`: it stays where it is.
+    #[serde(default)]
+    pub node: Option<NodeName>,
 }

@@ -31,6 +31,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::deploy::{
+    DeployChange, DeployReply, DeployRequest, Destination, FieldChange, PlanVersion, SourceFile,
+};
+
 use crate::{
     ErrorBody,
     agent::NodeStatus,
@@ -141,61 +145,6 @@ pub enum AppPhase {
     Failed,
     /// Its node does not answer.
     Unknown,
-}
-
-/// A file as it came, for errors that name file and line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceFile {
-    /// Its name, as the user wrote it.
-    pub name: String,
-    /// Its text.
-    pub text: String,
-}
-
-/// Deploys application and deployment files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeployRequest {
-    /// The files; which is which is seen from their keys.
-    pub files: Vec<SourceFile>,
-    /// Only plan.
-    #[serde(default)]
-    pub dry_run: bool,
-}
-
-/// Answer to [`DeployRequest`]: the plan, which control now carries out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeployReply {
-    /// A line per app that is not yet as declared.
-    pub changes: Vec<DeployChange>,
-}
-
-/// What a deployment changes of one app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case")]
-pub enum DeployChange {
-    /// A new app.
-    Create {
-        /// The app.
-        app: AppName,
-        /// Its node.
-        node: NodeName,
-    },
-    /// Its declaration changed: its container is made anew.
-    Change {
-        /// The app.
-        app: AppName,
-    },
-    /// It shall run on another node.
-    Move {
-        /// The app.
-        app: AppName,
-        /// Where it is.
-        from: NodeName,
-        /// Where it shall be.
-        to: NodeName,
-    },
 }
 
 /// Moves an app to another node.

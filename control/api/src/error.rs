@@ -17,6 +17,8 @@ pub enum ErrorCode {
     AlreadyExists,
     /// Another generation of the route table is current; `details` has it.
     StaleGeneration,
+    /// What was planned on has changed since; `details` has the version that is current.
+    StalePlan,
     /// A newer token holds the gate; `details` has it.
     StaleToken,
     /// The gate is not paused, or not by this token.
@@ -52,6 +54,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::AlreadyExists
             | Self::StaleGeneration
+            | Self::StalePlan
             | Self::StaleToken
             | Self::NotPaused
             | Self::StaleEpoch

@@ -27,6 +27,7 @@ pub mod client;
 pub mod config;
 pub mod container;
 pub mod control;
+pub mod deploy;
 pub mod doctor;
 pub mod edge;
 pub mod error;

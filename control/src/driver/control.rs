@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     error::Refusal,
-    formats,
+    formats::{self, Sources},
     logic::{
         deploy,
         migration::{Header, Move},
@@ -177,27 +177,46 @@ impl Control {
         status.ok_or_else(|| Refusal::UnknownApp(name.clone()))
     }
 
-    /// Deploys application and deployment files.
+    /// Deploys files.
     ///
     /// # Errors
-    /// All that is wrong with them.
+    /// All that is wrong with them; a plan that is not current any more.
     pub async fn deploy(&self, request: &DeployRequest) -> Result<DeployReply, Refusal> {
-        let deployment = formats::parse(&request.files)
+        let sources = Sources {
+            files: request.files.clone(),
+            env_files: request.env_files.clone(),
+            variables: request.variables.clone(),
+        };
+        let deployment = formats::parse(&sources)
             .map_err(|errors| Refusal::Files(errors.iter().map(ToString::to_string).collect()))?;
+        let wishes = deploy::Wishes {
+            node: request.node.clone(),
+            prune: request.prune,
+        };
         let nodes = self.context.topology.nodes.keys().cloned().collect();
         let mut claims = Vec::new();
         if !request.dry_run {
-            for placement in &deployment.apps {
-                claims.extend(self.claim(placement.app.name()).await);
+            let now = self.context.ledger.state();
+            let now = deploy::plan(&now, &nodes, deployment.clone(), &wishes, VolumeId::random);
+            for change in now.map_err(Refusal::Files)?.summary {
+                claims.extend(self.claim(change.app()).await);
             }
         }
-        let mut summary = Vec::new();
+        let mut reply = None;
         self.context
             .ledger
             .transact(|state| {
-                let plan = deploy::plan(state, &nodes, deployment, VolumeId::random);
+                let version = deploy::version(state);
+                if request.against.is_some_and(|against| against != version) {
+                    return Err(Refusal::StalePlan { current: version });
+                }
+                let plan = deploy::plan(state, &nodes, deployment, &wishes, VolumeId::random);
                 let plan = plan.map_err(Refusal::Files)?;
-                summary = plan.summary;
+                reply = Some(DeployReply {
+                    version,
+                    changes: plan.summary,
+                    apps: plan.destinations,
+                });
                 Ok::<_, Refusal>(if request.dry_run {
                     Vec::new()
                 } else {
@@ -205,7 +224,7 @@ impl Control {
                 })
             })
             .await?;
-        Ok(DeployReply { changes: summary })
+        reply.ok_or_else(|| Refusal::Malformed("nothing was planned".to_owned()))
     }
 
     /// Deletes an app; its volumes are kept.

@@ -1,71 +1,45 @@
 //! Application files: `version` and `applications`, each app with image, ports, links,
 //! volumes, environment, limits and the `x-flocker` block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flocker_api::{
     app::{App, AppRoute, MovePolicy},
-    container::{ContainerSpec, StopPolicy},
+    container::{ContainerSpec, Link, RestartPolicy, StopPolicy},
     name::AppName,
     options::RouteOptions,
     route::{OnMove, RouteKey},
 };
 
 use super::{
-    error::{Place, Problem},
+    awaited::Feature,
+    declared::{Applications, Declared, PlacedRoute, Unplaced},
+    error::Problem,
     extension::Extension,
+    keys,
     reader::{Fields, Reader},
     yaml::{Entry, Kind, Mark, Node},
 };
 
-/// Keys of an application file.
-pub(super) const FILE_KEYS: [&str; 2] = ["version", "applications"];
-/// Keys of an app.
-const APP_KEYS: [&str; 10] = [
-    "image",
-    "ports",
-    "links",
-    "volume",
-    "volumes",
-    "environment",
-    "mem_limit",
-    "cpu_shares",
-    "restart_policy",
-    "x-flocker",
-];
 /// Variables that the storage agent sets.
-const RESERVED_VARIABLES: [&str; 4] = [
+pub(super) const RESERVED_VARIABLES: [&str; 4] = [
     "FLOCKER_APP",
     "FLOCKER_NODE",
     "FLOCKER_ADDRESS",
     "FLOCKER_VOLUME",
 ];
 /// Smallest memory limit that Docker takes.
-const MEMORY_BYTES_MIN: u64 = 6 << 20;
-/// An app and where its parts are declared.
-pub(super) struct Declared {
-    pub(super) app: App,
-    pub(super) at: Place,
-    /// In the order of `app.routes`.
-    pub(super) routes_at: Vec<Place>,
-    /// In the order of `app.container.volumes`.
-    pub(super) volumes_at: Vec<Place>,
-}
-
-/// What an application file holds.
-#[derive(Default)]
-pub(super) struct Applications {
-    /// The names of all apps, well declared or not.
-    pub(super) names: Vec<(AppName, Place)>,
-    /// Those without errors.
-    pub(super) apps: Vec<Declared>,
-}
-
+pub(super) const MEMORY_BYTES_MIN: u64 = 6 << 20;
 impl Reader<'_> {
     /// Reads an application file.
     pub(super) fn applications(&mut self, root: &Node) -> Applications {
         let mut found = Applications::default();
-        let Some(fields) = self.fields(root, root.at, "the application file", &FILE_KEYS) else {
+        let Some(fields) = self.fields(
+            root,
+            root.at,
+            "the application file",
+            keys::APPLICATION_FILE,
+        ) else {
             return found;
         };
         self.version(&fields, "the application file");
@@ -115,12 +89,12 @@ impl Reader<'_> {
         entry: &Entry,
         path: &str,
     ) -> Option<Declared> {
-        let fields = self.fields(&entry.value, entry.at, path, &APP_KEYS)?;
+        let fields = self.fields(&entry.value, entry.at, path, keys::APP)?;
         let image = self.image(&fields, path);
         let mut routes = self.ports(&fields, path);
-        self.links(&fields, path);
+        let links = self.links(&fields, path);
         let volumes = self.volumes(&fields, path);
-        self.restart_policy(&fields, path);
+        let restart = self.restart_policy(&fields, path);
         let environment = self.environment(&fields, path);
         let memory = "an integer of bytes, 6291456 (6 MiB) or more";
         let memory_bytes = fields.get("mem_limit").and_then(|node| {
@@ -135,7 +109,8 @@ impl Reader<'_> {
         let extension = fields
             .get("x-flocker")
             .map_or_else(Extension::default, |node| {
-                self.extension(node, fields.at("x-flocker"), &format!("{path}.x-flocker"))
+                let path = format!("{path}.x-flocker");
+                self.extension(node, fields.at("x-flocker"), &path, keys::APP_EXTENSION)
             });
         let mut ports: Vec<u16> = routes.iter().map(|route| route.route.port).collect();
         self.join_routes(&mut routes, extension.routes);
@@ -145,12 +120,16 @@ impl Reader<'_> {
         Some(Declared {
             app: App {
                 container: ContainerSpec {
+                    entrypoint: extension.entrypoint,
                     command: extension.command,
                     environment,
                     ports: distinct(ports),
                     volumes: mounts?,
+                    links,
                     memory_bytes,
                     cpu_shares,
+                    cpu_millis: extension.cpu_millis,
+                    restart,
                     stop: extension.stop.unwrap_or_else(StopPolicy::default),
                     ready: extension.ready,
                     pre_stop: extension.pre_stop,
@@ -165,10 +144,13 @@ impl Reader<'_> {
             at: self.place(entry.at),
             routes_at: routes.iter().map(|route| self.place(route.at)).collect(),
             volumes_at: volumes.iter().map(|volume| self.place(volume.at)).collect(),
+            node: None,
+            unplaced: Unplaced::LeftOut,
+            needs: extension.depends_on,
         })
     }
 
-    fn image(&mut self, fields: &Fields<'_>, path: &str) -> Option<String> {
+    pub(super) fn image(&mut self, fields: &Fields<'_>, path: &str) -> Option<String> {
         const EXPECTED: &str = "an image: repository[:tag], such as postgres:15";
         let node = self.required(fields, path, "image", EXPECTED)?;
         let path = format!("{path}.image");
@@ -192,7 +174,7 @@ impl Reader<'_> {
         };
         for (index, item) in items.iter().enumerate() {
             let path = format!("{path}[{index}]");
-            let Some(fields) = self.fields(item, item.at, &path, &["internal", "external"]) else {
+            let Some(fields) = self.fields(item, item.at, &path, keys::APP_PORT) else {
                 continue;
             };
             let mut port = |key: &'static str, what: &str| {
@@ -220,72 +202,68 @@ impl Reader<'_> {
 
     /// Adds the routes of `x-flocker` to those of `ports`. One that has the key and port of a
     /// pair in `ports` says more about the same route: its `on_move` holds.
-    fn join_routes(&mut self, routes: &mut Vec<PlacedRoute>, more: Vec<PlacedRoute>) {
+    pub(super) fn join_routes(&mut self, routes: &mut Vec<PlacedRoute>, more: Vec<PlacedRoute>) {
         let of_ports = routes.len();
         for route in more {
             let same = routes[..of_ports].iter_mut().find(|known| {
                 known.route.key == route.route.key && known.route.port == route.route.port
             });
             match same {
-                Some(known) => known.route.on_move = route.route.on_move,
+                Some(known) => known.route = route.route,
                 None => routes.push(route),
             }
         }
     }
 
-    /// `links`: checked as ever, then refused, because nothing would set their variables.
-    fn links(&mut self, fields: &Fields<'_>, path: &str) {
+    /// `links`: to whatever app has the route `tcp:remote_port`.
+    fn links(&mut self, fields: &Fields<'_>, path: &str) -> Vec<Link> {
+        const EXPECTED: &str = "mappings {local_port: PORT, remote_port: PORT, alias: NAME}";
         let path = format!("{path}.links");
-        let Some(items) = fields.get("links").and_then(|node| {
-            self.list(
-                node,
-                &path,
-                "mappings {local_port: PORT, remote_port: PORT, alias: NAME}",
-            )
-        }) else {
-            return;
-        };
-        let mut aliases: BTreeMap<String, Mark> = BTreeMap::new();
-        for (index, item) in items.iter().enumerate() {
-            self.link(item, &format!("{path}[{index}]"), &mut aliases);
+        let items = fields
+            .get("links")
+            .and_then(|node| self.list(node, &path, EXPECTED));
+        let mut seen = BTreeMap::new();
+        let mut links = Vec::new();
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            links.extend(self.link(item, &format!("{path}[{index}]"), &mut seen));
         }
-        if let Some(first) = items.first() {
-            let problem = Problem::Unsupported {
-                path,
-                what: "linking apps".to_owned(),
-                instead: "give the app a variable in 'environment' with the address of an edge \
-                          and the external port of the other app",
-            };
-            self.note(first.at, problem);
-        }
+        links
     }
 
-    fn link(&mut self, item: &Node, path: &str, aliases: &mut BTreeMap<String, Mark>) {
+    fn link(
+        &mut self,
+        item: &Node,
+        path: &str,
+        seen: &mut BTreeMap<(String, u16), Mark>,
+    ) -> Option<Link> {
         const ALIAS: &str = "a name of letters and digits";
-        let keys = ["local_port", "remote_port", "alias"];
-        let Some(fields) = self.fields(item, item.at, path, &keys) else {
-            return;
+        let fields = self.fields(item, item.at, path, keys::APP_LINK)?;
+        let mut port = |key: &'static str| {
+            let node = self.required(&fields, path, key, "a port")?;
+            self.port(node, &format!("{path}.{key}"))
         };
-        for key in ["local_port", "remote_port"] {
-            if let Some(node) = self.required(&fields, path, key, "a port") {
-                self.port(node, &format!("{path}.{key}"));
-            }
-        }
-        let Some(node) = self.required(&fields, path, "alias", ALIAS) else {
-            return;
-        };
+        let (local_port, remote_port) = (port("local_port"), port("remote_port"));
+        let node = self.required(&fields, path, "alias", ALIAS)?;
         let path = format!("{path}.alias");
-        let Some(alias) = self.text(node, &path, ALIAS) else {
-            return;
-        };
+        let alias = self.text(node, &path, ALIAS)?;
         if !alias.bytes().all(|b| b.is_ascii_alphanumeric()) {
             self.bad(node, &path, ALIAS);
+            return None;
         }
-        if let Some(first) = aliases.insert(alias.to_ascii_lowercase(), node.at) {
-            let what = format!("link alias {alias}");
+        self.awaited(item.at, &path, Feature::Links);
+        // Two ports of one app have the same alias; the variables tell them apart.
+        let key = (alias.to_ascii_lowercase(), local_port?);
+        if let Some(first) = seen.insert(key, node.at) {
+            let what = format!("link alias {alias} with its local port");
             let first = self.place(first);
             self.note(node.at, Problem::Repeated { what, first });
         }
+        Some(Link {
+            alias: alias.to_owned(),
+            local_port: local_port?,
+            remote_port: remote_port?,
+            to: None,
+        })
     }
 
     fn environment(&mut self, fields: &Fields<'_>, path: &str) -> BTreeMap<String, String> {
@@ -296,21 +274,7 @@ impl Reader<'_> {
             .and_then(|node| self.map(node, &path));
         for entry in entries.unwrap_or_default() {
             let name = entry.key.text.as_str();
-            let name_is_good = entry.key.kind() == Kind::Text
-                && !name.is_empty()
-                && !name.contains(['=', '\0'])
-                && !RESERVED_VARIABLES.contains(&name);
-            if !name_is_good {
-                let problem = Problem::BadValue {
-                    path: path.clone(),
-                    value: name.to_owned(),
-                    expected: "a variable's name: a text without '=', and none of those that \
-                               the storage agent sets (FLOCKER_APP, FLOCKER_NODE, \
-                               FLOCKER_ADDRESS, FLOCKER_VOLUME)"
-                        .to_owned(),
-                };
-                self.note(entry.at, problem);
-            }
+            self.variable_name(entry.at, &path, name, entry.key.kind());
             let path = format!("{path}.{name}");
             if let Some(value) = self.argument(&entry.value, &path) {
                 environment.insert(name.to_owned(), value);
@@ -319,54 +283,62 @@ impl Reader<'_> {
         environment
     }
 
-    /// `restart_policy`: `never` and `always` mean the same here as they have always meant to
-    /// Flocker, which brings a declared container back to its declared state either way.
-    fn restart_policy(&mut self, fields: &Fields<'_>, path: &str) {
-        let Some(node) = fields.get("restart_policy") else {
-            return;
-        };
-        let path = format!("{path}.restart_policy");
-        let at = fields.at("restart_policy");
-        let Some(fields) = self.fields(node, at, &path, &["name", "maximum_retry_count"]) else {
-            return;
-        };
+    /// Whether a variable may be called so.
+    pub(super) fn variable_name(&mut self, at: Mark, path: &str, name: &str, kind: Kind) -> bool {
+        let good = kind == Kind::Text
+            && !name.is_empty()
+            && !name.contains(['=', '\0'])
+            && !RESERVED_VARIABLES.contains(&name);
+        if !good {
+            let problem = Problem::BadValue {
+                path: path.to_owned(),
+                value: name.to_owned(),
+                expected: "a variable's name: a text without '=', and none of those that the \
+                           storage agent sets (FLOCKER_APP, FLOCKER_NODE, FLOCKER_ADDRESS, \
+                           FLOCKER_VOLUME)"
+                    .to_owned(),
+            };
+            self.note(at, problem);
+        }
+        good
+    }
+
+    /// `restart_policy`: without one, an app that ends is started again.
+    fn restart_policy(&mut self, fields: &Fields<'_>, path: &str) -> RestartPolicy {
+        fields
+            .get("restart_policy")
+            .and_then(|node| {
+                let at = fields.at("restart_policy");
+                self.named_policy(node, at, &format!("{path}.restart_policy"))
+            })
+            .unwrap_or_default()
+    }
+
+    fn named_policy(&mut self, node: &Node, at: Mark, path: &str) -> Option<RestartPolicy> {
         const EXPECTED: &str = "one of never, always, on-failure";
-        let Some(node) = self.required(&fields, &path, "name", EXPECTED) else {
-            return;
-        };
-        let words = [("never", false), ("always", false), ("on-failure", true)];
-        let Some(on_failure) = self.word(node, &format!("{path}.name"), &words) else {
-            return;
-        };
-        let count = fields.get("maximum_retry_count");
-        if let Some(node) = count {
+        const COUNT: &str = "an integer, 1 or more";
+        let fields = self.fields(node, at, path, keys::RESTART_POLICY)?;
+        let node = self.required(&fields, path, "name", EXPECTED)?;
+        let words = [
+            ("never", RestartPolicy::Never),
+            ("always", RestartPolicy::Always),
+            ("on-failure", RestartPolicy::OnFailure { retries_max: None }),
+        ];
+        let mut policy = self.word(node, &format!("{path}.name"), &words)?;
+        if let Some(node) = fields.get("maximum_retry_count") {
             let path = format!("{path}.maximum_retry_count");
-            if on_failure {
-                self.integer(
-                    node,
-                    &path,
-                    1..=u64::from(u32::MAX),
-                    "an integer, 1 or more",
-                );
-            } else {
-                self.bad(node, &path, "left out, unless 'name' is on-failure");
+            match &mut policy {
+                RestartPolicy::OnFailure { retries_max } => {
+                    let count = self.integer(node, &path, 1..=u64::from(u32::MAX), COUNT)?;
+                    *retries_max = u32::try_from(count).ok();
+                }
+                RestartPolicy::Always | RestartPolicy::Never => {
+                    self.bad(node, &path, "left out, unless 'name' is on-failure");
+                }
             }
         }
-        if on_failure {
-            let problem = Problem::Unsupported {
-                path,
-                what: "the restart policy on-failure".to_owned(),
-                instead: "use always or never",
-            };
-            self.note(node.at, problem);
-        }
+        Some(policy)
     }
-}
-
-/// A route and where it is declared.
-pub(super) struct PlacedRoute {
-    pub(super) at: Mark,
-    pub(super) route: AppRoute,
 }
 
 /// Whether the text is `[registry[:port]/]path[:tag]` as Docker has it.
@@ -393,8 +365,8 @@ fn is_image(text: &str) -> bool {
     tag_is_good && parts.all(part_is_good)
 }
 
-fn distinct(mut ports: Vec<u16>) -> Vec<u16> {
-    let mut seen = std::collections::BTreeSet::new();
+pub(super) fn distinct(mut ports: Vec<u16>) -> Vec<u16> {
+    let mut seen = BTreeSet::new();
     ports.retain(|port| seen.insert(*port));
     ports
 }

@@ -4,12 +4,10 @@ use flocker_api::name::{AppName, NodeName};
 
 use super::{
     error::{Place, Problem, nearest},
+    keys,
     reader::Reader,
     yaml::Node,
 };
-
-/// Keys of a deployment file.
-pub(super) const FILE_KEYS: [&str; 2] = ["version", "nodes"];
 
 /// An app is named under a node.
 pub(super) struct Placed {
@@ -22,17 +20,31 @@ impl Reader<'_> {
     /// Reads a deployment file; `declared` are the apps of all application files.
     pub(super) fn deployment(&mut self, root: &Node, declared: &[AppName]) -> Vec<Placed> {
         let mut placed = Vec::new();
-        let Some(fields) = self.fields(root, root.at, "the deployment file", &FILE_KEYS) else {
+        let Some(fields) = self.fields(root, root.at, "the deployment file", keys::DEPLOYMENT_FILE)
+        else {
             return placed;
         };
         self.version(&fields, "the deployment file");
-        let entries = fields.get("nodes").and_then(|node| self.map(node, "nodes"));
-        for entry in entries.unwrap_or_default() {
-            let path = format!("nodes.{}", entry.key.text);
+        if let Some(node) = fields.get("nodes") {
+            placed = self.placements(node, "nodes", declared);
+        }
+        placed
+    }
+
+    /// Reads a mapping of nodes to lists of apps.
+    pub(super) fn placements(
+        &mut self,
+        node: &Node,
+        path: &str,
+        declared: &[AppName],
+    ) -> Vec<Placed> {
+        let mut placed = Vec::new();
+        for entry in self.map(node, path).unwrap_or_default() {
             let node = entry.key.text.parse::<NodeName>();
             if let Err(error) = &node {
-                self.refused(entry.at, "nodes", error);
+                self.refused(entry.at, path, error);
             }
+            let path = format!("{path}.{}", entry.key.text);
             let items = self.list(&entry.value, &path, "app names ([] for none)");
             for (index, item) in items.unwrap_or_default().iter().enumerate() {
                 let path = format!("{path}[{index}]");
@@ -54,13 +66,17 @@ impl Reader<'_> {
         if declared.contains(&app) {
             return Some(app);
         }
-        let problem = Problem::UnknownApp {
-            path: path.to_owned(),
-            suggestion: nearest(app.as_str(), declared.iter().map(AppName::as_str)),
-            app: app.to_string(),
-            declared: declared.iter().map(ToString::to_string).collect(),
-        };
-        self.note(item.at, problem);
+        self.note(item.at, unknown_app(path, &app, declared));
         None
+    }
+}
+
+/// An app is named that no file declares.
+pub(super) fn unknown_app(path: &str, app: &AppName, declared: &[AppName]) -> Problem {
+    Problem::UnknownApp {
+        path: path.to_owned(),
+        suggestion: nearest(app.as_str(), declared.iter().map(AppName::as_str)),
+        app: app.to_string(),
+        declared: declared.iter().map(ToString::to_string).collect(),
     }
 }

@@ -49,10 +49,11 @@ pub enum Problem {
     /// No YAML, or YAML that these files have no use for.
     #[error("this is not valid YAML: {0}")]
     Syntax(String),
-    /// The file is neither an application nor a deployment file.
+    /// The file is of no kind that is read.
     #[error(
-        "this is neither an application file (key 'applications') nor a deployment file \
-         (key 'nodes'): {0}"
+        "this is neither a Compose file (key 'services') nor an application file \
+         (key 'applications') nor a deployment file (key 'nodes') nor a Fig file (services \
+         with an 'image' each): {0}"
     )]
     UnknownKind(String),
     /// A file of a kind that is needed is not among those given.
@@ -84,6 +85,16 @@ pub enum Problem {
         key: &'static str,
         /// What it should hold.
         expected: String,
+    },
+    /// A key that other tools know, and that has no meaning or no way here.
+    #[error("the key '{key}' in {path} is not supported: {instead}")]
+    NotSupported {
+        /// Where the key stands.
+        path: String,
+        /// The key.
+        key: String,
+        /// What to do instead.
+        instead: &'static str,
     },
     /// The same key twice in one mapping.
     #[error("the key '{key}' stands here twice; the first is at {first}")]
@@ -129,8 +140,8 @@ pub enum Problem {
         /// Where it stands first.
         first: Place,
     },
-    /// A deployment names an app that no application file declares.
-    #[error("{path} names the app '{app}', which no application file declares{}; declared: {}", did_you_mean(.suggestion.as_deref()), list_or_none(.declared))]
+    /// An app is named that no file declares.
+    #[error("{path} names the app '{app}', which no file declares{}; declared: {}", did_you_mean(.suggestion.as_deref()), list_or_none(.declared))]
     UnknownApp {
         /// Where it is named.
         path: String,

@@ -1,27 +1,30 @@
-//! The `x-flocker` block of an app: what Flocker's own file format has no key for.
+//! The `x-flocker` block of an app or a service: what its file's format has no key for.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use flocker_api::{
-    app::{AppRoute, MovePolicy, OnBusy},
+    app::{AppRoute, DependencyCondition, MovePolicy, OnBusy},
     container::{Probe, StopPolicy},
+    name::{AppName, NodeName},
     options::{ROUTE_OPTIONS, RouteOptions},
     replication::ReplicationPolicy,
     route::{OnMove, Route, RouteKey},
 };
 
 use super::{
-    application::PlacedRoute,
+    declared::{Need, PlacedRoute, Wish},
     error::Problem,
+    keys::{self, Keys},
+    quantity,
     reader::{Fields, Reader},
-    yaml::{Mark, Node},
+    yaml::{Mark, Node, Value},
 };
 
 /// Time that a probe gives an app when the file says nothing.
 const READY_TIMEOUT_MS: u64 = 30_000;
 
 /// Signals by which a program can be asked to end.
-const SIGNALS: [&str; 10] = [
+pub(super) const SIGNALS: [&str; 10] = [
     "SIGTERM",
     "SIGINT",
     "SIGQUIT",
@@ -34,11 +37,15 @@ const SIGNALS: [&str; 10] = [
     "SIGRTMIN+3",
 ];
 
-/// The block, read.
+/// The block, read. What a format's block may not hold is never there.
 #[derive(Default)]
 pub(super) struct Extension {
+    pub(super) node: Option<(NodeName, Mark)>,
     pub(super) routes: Vec<PlacedRoute>,
+    pub(super) entrypoint: Option<Vec<String>>,
     pub(super) command: Option<Vec<String>>,
+    pub(super) depends_on: Vec<Need>,
+    pub(super) cpu_millis: Option<u64>,
     pub(super) stop: Option<StopPolicy>,
     pub(super) ready: Option<Probe>,
     pub(super) pre_stop: Option<Vec<String>>,
@@ -47,22 +54,33 @@ pub(super) struct Extension {
 }
 
 impl Reader<'_> {
-    /// Reads the block.
-    pub(super) fn extension(&mut self, node: &Node, at: Mark, path: &str) -> Extension {
-        let keys = [
-            "routes",
-            "command",
-            "stop",
-            "ready",
-            "pre_stop",
-            "move",
-            "replication",
-        ];
-        let Some(fields) = self.fields(node, at, path, &keys) else {
+    /// Reads the block, which may hold these keys.
+    pub(super) fn extension(
+        &mut self,
+        node: &Node,
+        at: Mark,
+        path: &str,
+        keys: &Keys,
+    ) -> Extension {
+        let Some(fields) = self.fields(node, at, path, keys) else {
             return Extension::default();
         };
         let sub = |key: &str| format!("{path}.{key}");
         Extension {
+            node: fields.get("node").and_then(|node| {
+                let name = self.parsed(node, &sub("node"), "the name of a node")?;
+                Some((name, node.at))
+            }),
+            entrypoint: fields
+                .get("entrypoint")
+                .and_then(|node| self.command(node, &sub("entrypoint"))),
+            depends_on: fields
+                .get("depends_on")
+                .map(|node| self.dependencies(node, &sub("depends_on")))
+                .unwrap_or_default(),
+            cpu_millis: fields
+                .get("cpus")
+                .and_then(|node| self.cpu_millis(node, &sub("cpus"))),
             routes: fields
                 .get("routes")
                 .map(|node| self.routes(node, &sub("routes")))
@@ -88,6 +106,39 @@ impl Reader<'_> {
         }
     }
 
+    /// Names of apps that are to be there first.
+    fn dependencies(&mut self, node: &Node, path: &str) -> Vec<Need> {
+        let mut needs = Vec::new();
+        let items = self.list(node, path, "names of apps");
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            if let Some(app) = self.parsed::<AppName>(item, &path, "an app's name") {
+                needs.push(Need {
+                    app,
+                    at: self.place(item.at),
+                    path,
+                    wish: Wish::First(DependencyCondition::Ready),
+                });
+            }
+        }
+        needs
+    }
+
+    /// A number of CPUs, in thousandths.
+    pub(super) fn cpu_millis(&mut self, node: &Node, path: &str) -> Option<u64> {
+        const EXPECTED: &str = "a number of CPUs from 0.01 to 1024, such as 0.5";
+        let Value::Scalar(scalar) = &node.value else {
+            self.wrong_type(node, path, EXPECTED);
+            return None;
+        };
+        let millis = quantity::thousandths(&scalar.text);
+        let millis = millis.filter(|millis| (10..=1_024_000).contains(millis));
+        if millis.is_none() {
+            self.bad(node, path, EXPECTED);
+        }
+        millis
+    }
+
     fn routes(&mut self, node: &Node, path: &str) -> Vec<PlacedRoute> {
         let mut routes = Vec::new();
         let items = self.list(node, path, "mappings {key: KEY, port: PORT}");
@@ -99,8 +150,7 @@ impl Reader<'_> {
 
     fn route(&mut self, item: &Node, path: &str) -> Option<PlacedRoute> {
         const KEY: &str = "a route key: tcp:PORT, http:HOST or https:HOST";
-        let allowed = [&["key", "port", "on_move"], &ROUTE_OPTIONS[..]].concat();
-        let fields = self.fields(item, item.at, path, &allowed)?;
+        let fields = self.fields(item, item.at, path, keys::ROUTE)?;
         let key = self
             .required(&fields, path, "key", KEY)
             .and_then(|node| self.parsed::<RouteKey>(node, &format!("{path}.key"), KEY));
@@ -144,7 +194,7 @@ impl Reader<'_> {
     }
 
     fn stop(&mut self, node: &Node, at: Mark, path: &str) -> Option<StopPolicy> {
-        let fields = self.fields(node, at, path, &["signal", "grace"])?;
+        let fields = self.fields(node, at, path, keys::STOP)?;
         let mut stop = StopPolicy::default();
         if let Some(node) = fields.get("signal") {
             let path = format!("{path}.signal");
@@ -161,7 +211,7 @@ impl Reader<'_> {
     }
 
     fn ready(&mut self, node: &Node, at: Mark, path: &str) -> Option<Probe> {
-        let fields = self.fields(node, at, path, &["http", "tcp", "exec"])?;
+        let fields = self.fields(node, at, path, keys::READY)?;
         let kinds: Vec<&str> = fields.keys().collect();
         let [kind] = kinds[..] else {
             let problem = Problem::WrongType {
@@ -184,7 +234,7 @@ impl Reader<'_> {
 
     fn http_probe(&mut self, node: &Node, at: Mark, path: &str) -> Option<Probe> {
         const PATH: &str = "a path that begins with '/', such as /healthz";
-        let fields = self.fields(node, at, path, &["port", "path", "timeout"])?;
+        let fields = self.fields(node, at, path, keys::READY_HTTP)?;
         let timeout_ms = self.probe_timeout(fields.get("timeout"), path);
         let mut url_path = Some("/".to_owned());
         if let Some(node) = fields.get("path") {
@@ -206,7 +256,7 @@ impl Reader<'_> {
     }
 
     fn tcp_probe(&mut self, node: &Node, at: Mark, path: &str) -> Option<Probe> {
-        let fields = self.fields(node, at, path, &["port", "timeout"])?;
+        let fields = self.fields(node, at, path, keys::READY_TCP)?;
         let timeout_ms = self.probe_timeout(fields.get("timeout"), path);
         let node = self.required(&fields, path, "port", "the port to connect to")?;
         Some(Probe::Tcp {
@@ -216,7 +266,7 @@ impl Reader<'_> {
     }
 
     fn exec_probe(&mut self, node: &Node, at: Mark, path: &str) -> Option<Probe> {
-        let fields = self.fields(node, at, path, &["command", "timeout"])?;
+        let fields = self.fields(node, at, path, keys::READY_EXEC)?;
         let timeout_ms = self.probe_timeout(fields.get("timeout"), path);
         let node = self.required(
             &fields,
@@ -237,15 +287,7 @@ impl Reader<'_> {
     }
 
     fn move_policy(&mut self, node: &Node, at: Mark, path: &str) -> Option<MovePolicy> {
-        let keys = [
-            "rounds_max",
-            "final_delta",
-            "final_delta_max",
-            "hold",
-            "quiesce",
-            "on_busy",
-        ];
-        let fields = self.fields(node, at, path, &keys)?;
+        let fields = self.fields(node, at, path, keys::MOVE)?;
         let mut policy = MovePolicy::default();
         if let Some(node) = fields.get("rounds_max") {
             let path = format!("{path}.rounds_max");

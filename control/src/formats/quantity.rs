@@ -23,6 +23,26 @@ pub(super) fn size_bytes(text: &str) -> Option<u64> {
     u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
 }
 
+/// Bytes as Compose files have them: `512m`, `1gb`, `4096`, `1.5GiB`; powers of 1024.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let trimmed = lower
+        .strip_suffix("ib")
+        .or_else(|| lower.strip_suffix('b'))
+        .unwrap_or(&lower);
+    // `1ib` is no size: an `i` belongs to a unit.
+    let unit_is_there = trimmed.ends_with(['k', 'm', 'g', 't']);
+    (unit_is_there || !lower.ends_with("ib"))
+        .then(|| size_bytes(trimmed))
+        .flatten()
+}
+
+/// `0.5` as 500; digits after the third are cut.
+pub(super) fn thousandths(text: &str) -> Option<u64> {
+    let (whole, millionths) = decimal(text)?;
+    whole.checked_mul(1000)?.checked_add(millionths / 1000)
+}
+
 /// Milliseconds of `300ms`, `10s`, `1m30s`. `None` when it is no duration or above a day.
 pub(super) fn duration_ms(text: &str) -> Option<u64> {
     let mut rest = text;
@@ -95,6 +115,28 @@ mod tests {
         ] {
             assert_eq!(size_bytes(text), bytes, "{text:?}");
         }
+    }
+
+    #[test]
+    fn bytes_of_compose_files() {
+        for (text, expected) in [
+            ("512m", Some(512 << 20)),
+            ("512M", Some(512 << 20)),
+            ("1gb", Some(1 << 30)),
+            ("1.5GiB", Some(3 << 29)),
+            ("4096", Some(4096)),
+            ("4096b", Some(4096)),
+            ("1ib", None),
+            ("1x", None),
+            ("", None),
+            ("b", None),
+            ("0", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text:?}");
+        }
+        assert_eq!(thousandths("0.25"), Some(250));
+        assert_eq!(thousandths("2"), Some(2000));
+        assert_eq!(thousandths(".5"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::{
     error::{FormatError, Place, Problem, nearest},
+    keys::Keys,
     quantity,
     yaml::{Entry, Kind, Mark, Node, Value},
 };
@@ -62,22 +63,33 @@ impl Reader<'_> {
         node: &'n Node,
         at: Mark,
         path: &str,
-        allowed: &[&'static str],
+        keys: &Keys,
     ) -> Option<Fields<'n>> {
         let entries = self.map(node, path)?;
         let mut meant = Vec::new();
         for entry in entries {
-            if !allowed.contains(&entry.key.text.as_str()) {
-                let suggestion = nearest(&entry.key.text, allowed.iter().copied());
-                meant.extend(suggestion.clone());
-                let problem = Problem::UnknownKey {
+            let key = entry.key.text.as_str();
+            if keys.allowed.contains(&key) {
+                continue;
+            }
+            if let Some((_, instead)) = keys.refused.iter().find(|(refused, _)| *refused == key) {
+                let problem = Problem::NotSupported {
                     path: path.to_owned(),
-                    key: entry.key.text.clone(),
-                    allowed: allowed.to_vec(),
-                    suggestion,
+                    key: key.to_owned(),
+                    instead,
                 };
                 self.note(entry.at, problem);
+                continue;
             }
+            let suggestion = nearest(key, keys.allowed.iter().copied());
+            meant.extend(suggestion.clone());
+            let problem = Problem::UnknownKey {
+                path: path.to_owned(),
+                key: key.to_owned(),
+                allowed: keys.allowed.to_vec(),
+                suggestion,
+            };
+            self.note(entry.at, problem);
         }
         Some(Fields { at, entries, meant })
     }

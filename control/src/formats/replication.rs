@@ -6,6 +6,7 @@ use flocker_api::{
 };
 
 use super::{
+    keys,
     reader::Reader,
     yaml::{Mark, Node},
 };
@@ -21,7 +22,7 @@ impl Reader<'_> {
         path: &str,
     ) -> Option<ReplicationPolicy> {
         const NODES: &str = "a list of nodes that keep a copy";
-        let fields = self.fields(node, at, path, &["nodes", "interval", "keep", "grid"])?;
+        let fields = self.fields(node, at, path, keys::REPLICATION)?;
         let nodes = self.required(&fields, path, "nodes", NODES);
         let nodes = nodes.and_then(|node| self.nodes(node, &format!("{path}.nodes")));
         let interval = self.required(&fields, path, "interval", "a duration of 1s or more");
@@ -71,7 +72,7 @@ impl Reader<'_> {
         let mut grid = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let path = format!("{path}[{index}]");
-            let fields = self.fields(item, item.at, &path, &["every", "count"])?;
+            let fields = self.fields(item, item.at, &path, keys::GRID)?;
             let every = self.required(&fields, &path, "every", EVERY);
             let every = every
                 .and_then(|node| self.duration_ms(node, &format!("{path}.every"), INTERVAL_MS_MIN));

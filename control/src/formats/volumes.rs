@@ -4,13 +4,13 @@ use std::path::{Component, Path, PathBuf};
 
 use flocker_api::{
     container::Mount,
-    name::{AppName, VolumeId},
+    name::{AppName, VolumeId, VolumeName},
 };
 use uuid::Uuid;
 
 use super::{
     error::Problem,
-    quantity,
+    keys, quantity,
     reader::{Fields, Reader},
     yaml::{Kind, Mark, Node, Value},
 };
@@ -22,9 +22,11 @@ const VOLUME_NAMESPACE: Uuid = Uuid::from_u128(0x0b5b_5b1e_53c6_4d5c_9f0a_7c1d_6
 /// A volume as it is declared.
 pub(super) struct DeclaredVolume {
     pub(super) at: Mark,
-    mountpoint: PathBuf,
+    pub(super) mountpoint: PathBuf,
     pub(super) size: Option<u64>,
-    id: Option<VolumeId>,
+    pub(super) id: Option<VolumeId>,
+    /// A name of its own; else it is called like its app.
+    pub(super) name: Option<VolumeName>,
 }
 
 impl Reader<'_> {
@@ -41,6 +43,12 @@ impl Reader<'_> {
         for (index, item) in items.unwrap_or_default().iter().enumerate() {
             volumes.extend(self.volume(item, item.at, &format!("{path}[{index}]")));
         }
+        self.distinct_mountpoints(&volumes);
+        volumes
+    }
+
+    /// Refuses two volumes at one place of the container.
+    pub(super) fn distinct_mountpoints(&mut self, volumes: &[DeclaredVolume]) {
         for (index, volume) in volumes.iter().enumerate() {
             let same = |other: &&DeclaredVolume| other.mountpoint == volume.mountpoint;
             if let Some(first) = volumes[..index].iter().find(same) {
@@ -49,13 +57,11 @@ impl Reader<'_> {
                 self.note(volume.at, Problem::Repeated { what, first });
             }
         }
-        volumes
     }
 
     fn volume(&mut self, node: &Node, at: Mark, path: &str) -> Option<DeclaredVolume> {
         const MOUNTPOINT: &str = "an absolute path in the container, such as /data, in ASCII";
-        let keys = ["mountpoint", "maximum_size", "dataset_id"];
-        let fields = self.fields(node, at, path, &keys)?;
+        let fields = self.fields(node, at, path, keys::APP_VOLUME)?;
         let size = fields
             .get("maximum_size")
             .and_then(|node| self.size(node, &format!("{path}.maximum_size")));
@@ -75,6 +81,7 @@ impl Reader<'_> {
             mountpoint,
             size,
             id,
+            name: None,
         })
     }
 
@@ -95,6 +102,8 @@ impl Reader<'_> {
     }
 
     /// Names and ids for the volumes: the first is called like its app, the others `APP-2`, ...
+    /// One that has a name of its own is the one that the cluster knows by it: its id is left
+    /// open (nil).
     pub(super) fn mounts(
         &mut self,
         app: &AppName,
@@ -103,6 +112,14 @@ impl Reader<'_> {
     ) -> Option<Vec<Mount>> {
         let mut mounts = Vec::with_capacity(volumes.len());
         for (index, volume) in volumes.iter().enumerate() {
+            if let Some(name) = &volume.name {
+                mounts.push(Mount {
+                    volume: VolumeId(Uuid::nil()),
+                    name: name.clone(),
+                    mountpoint: volume.mountpoint.clone(),
+                });
+                continue;
+            }
             let name = match index {
                 0 => app.to_string(),
                 _ => format!("{app}-{}", index + 1),
@@ -130,7 +147,7 @@ fn volume_id(app: &AppName, index: usize) -> VolumeId {
 }
 
 /// A mountpoint in one form: absolute, ASCII, without `..`, trailing or doubled slashes.
-fn mountpoint(text: &str) -> Option<PathBuf> {
+pub(super) fn mountpoint(text: &str) -> Option<PathBuf> {
     let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
     let path: PathBuf = Path::new(text).components().collect();
     let climbs = path.components().any(|part| part == Component::ParentDir);

@@ -2,7 +2,9 @@
 
 use flocker_api::{
     ErrorBody, ErrorCode,
-    control::{AppPhase, ClusterStatus, DeployChange, DeployReply},
+    control::{
+        AppPhase, ClusterStatus, DeployChange, DeployReply, Destination, FieldChange, PlanVersion,
+    },
 };
 use insta::assert_snapshot;
 
@@ -27,19 +29,45 @@ fn folder() -> (tempfile::TempDir, [String; 2]) {
 
 fn changes() -> DeployReply {
     let name = |text: &str| text.parse().unwrap();
+    let field = |field: &str, from: &str, to: &str| FieldChange {
+        field: field.to_owned(),
+        from: (!from.is_empty()).then(|| from.to_owned()),
+        to: (!to.is_empty()).then(|| to.to_owned()),
+    };
     DeployReply {
+        version: version(),
         changes: vec![
             DeployChange::Create {
                 app: name("notes"),
                 node: "n1".parse().unwrap(),
+                fields: vec![field("image", "", "flocker/notes")],
             },
-            DeployChange::Change { app: name("shop") },
+            DeployChange::Change {
+                app: name("shop"),
+                fields: vec![
+                    field("environment.MODE", "slow", "fast"),
+                    field("memory", "256 MiB", ""),
+                ],
+                restarts: true,
+            },
             DeployChange::Move {
                 app: name("postgres"),
                 from: "n1".parse().unwrap(),
                 to: "n2".parse().unwrap(),
             },
         ],
+        apps: vec![notes_on_n1()],
+    }
+}
+
+fn version() -> PlanVersion {
+    PlanVersion(uuid::Uuid::from_u128(7))
+}
+
+fn notes_on_n1() -> Destination {
+    Destination {
+        app: "notes".parse().unwrap(),
+        node: "n1".parse().unwrap(),
     }
 }
 
@@ -86,7 +114,10 @@ fn it_waits_until_every_app_serves() {
         )
         .answer("GET /v2/status", &with_phase(AppPhase::Serving, ""))
         .start();
-    assert_snapshot!(against_control(&server, &["deploy", &app, &deployment]));
+    assert_snapshot!(against_control(
+        &server,
+        &["deploy", &app, &deployment, "-y"]
+    ));
 }
 
 #[test]
@@ -99,7 +130,7 @@ fn a_wait_has_a_limit() {
             &with_phase(AppPhase::Failed, "the image flocker/notes is missing"),
         )
         .start();
-    let args = ["deploy", &app, &deployment, "--timeout", "300ms"];
+    let args = ["deploy", &app, &deployment, "-y", "--timeout", "300ms"];
     assert_has(
         &against_control(&server, &args),
         &[
@@ -147,10 +178,148 @@ fn json_tells_changes_and_apps() {
         .answer("POST /v2/deploy", &changes())
         .answer("GET /v2/status", &with_phase(AppPhase::Serving, ""))
         .start();
-    let text = against_control(&server, &["deploy", &app, &deployment, "--json"]);
+    let text = against_control(&server, &["deploy", &app, &deployment, "--json", "--yes"]);
     let body = text.split("--- stdout\n").nth(1).unwrap();
     let body = body.split("--- stderr").next().unwrap();
     let value: serde_json::Value = serde_json::from_str(body).unwrap();
     assert_eq!(value["changes"][0]["change"], "create");
     assert_eq!(value["apps"][0]["phase"], "serving");
+}
+
+#[test]
+fn without_a_terminal_nobody_is_asked() {
+    let (_folder, [app, deployment]) = folder();
+    let server = Server::new().answer("POST /v2/deploy", &changes()).start();
+    let text = against_control(&server, &["deploy", &app, &deployment]);
+    assert_has(&text, &["exit status: 2", "give --yes, or --dry-run"]);
+    let requests = server.requests("POST /v2/deploy");
+    assert_eq!(requests.len(), 1, "only planned");
+    assert_eq!(requests[0]["dry_run"], true);
+}
+
+#[test]
+fn what_was_shown_is_what_is_carried_out() {
+    let (_folder, [app, deployment]) = folder();
+    let server = Server::new()
+        .answer("POST /v2/deploy", &changes())
+        .answer("GET /v2/status", &with_phase(AppPhase::Serving, ""))
+        .start();
+    against_control(
+        &server,
+        &["deploy", &app, &deployment, "-y", "--prune", "--node", "n2"],
+    );
+    let request = &server.requests("POST /v2/deploy")[1];
+    assert_eq!(request["against"], version().0.to_string());
+    assert_eq!(request["dry_run"], false);
+    assert_eq!(
+        (&request["prune"], &request["node"]),
+        (&true.into(), &"n2".into())
+    );
+}
+
+#[test]
+fn nothing_to_do_is_not_asked_about_and_a_dry_run_tells_it_by_its_exit_code() {
+    let (_folder, [app, deployment]) = folder();
+    let reply = DeployReply {
+        changes: Vec::new(),
+        ..changes()
+    };
+    let server = Server::new()
+        .answer("POST /v2/deploy", &reply)
+        .answer("GET /v2/status", &with_phase(AppPhase::Serving, ""))
+        .start();
+    let text = against_control(&server, &["deploy", &app, &deployment]);
+    assert_has(
+        &text,
+        &["exit status: 0", "nothing changes", "notes serving on n1"],
+    );
+    let text = against_control(&server, &["deploy", &app, &deployment, "--dry-run"]);
+    assert_has(&text, &["exit status: 0", "nothing changes"]);
+}
+
+#[test]
+fn what_is_removed_is_awaited_until_it_is_gone() {
+    let (_folder, [app, deployment]) = folder();
+    let reply = DeployReply {
+        changes: vec![DeployChange::Remove {
+            app: "notes".parse().unwrap(),
+            node: "n1".parse().unwrap(),
+            volumes: vec!["notes".parse().unwrap()],
+        }],
+        apps: Vec::new(),
+        ..changes()
+    };
+    let gone = ClusterStatus {
+        apps: Vec::new(),
+        ..cluster()
+    };
+    let server = Server::new()
+        .answer("POST /v2/deploy", &reply)
+        .answer("GET /v2/status", &with_phase(AppPhase::Serving, ""))
+        .answer("GET /v2/status", &gone)
+        .start();
+    let text = against_control(&server, &["deploy", &app, &deployment, "-y", "--prune"]);
+    assert_has(
+        &text,
+        &[
+            "- notes: removed from n1, because no file declares it; its volume notes is kept",
+            "notes is being removed from n1",
+            "notes is removed",
+            "exit status: 0",
+        ],
+    );
+}
+
+#[test]
+fn the_advice_of_control_stands_where_the_error_does() {
+    let (_folder, [app, deployment]) = folder();
+    let mut status = with_phase(AppPhase::Failed, "cannot create its container: no image x");
+    status.problems = vec![flocker_api::control::Problem {
+        subject: "app notes".to_owned(),
+        message: "no image x".to_owned(),
+        next: "pull it on n1".to_owned(),
+        since_ms: 0,
+    }];
+    let server = Server::new()
+        .answer("POST /v2/deploy", &changes())
+        .answer("GET /v2/status", &status)
+        .start();
+    let args = ["deploy", &app, &deployment, "-y", "--timeout", "300ms"];
+    let text = against_control(&server, &args);
+    assert_has(
+        &text,
+        &["notes failed on n1: cannot create its container: no image x; pull it on n1"],
+    );
+}
+
+#[test]
+fn compose_files_bring_their_variables_and_environment_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    place(".env", "TAG=1.2\nUNUSED=x\nWINS=from the file\n");
+    place("db.env", "SECRET=$WINS\n");
+    place(
+        "compose.yml",
+        "services:\n  notes:\n    image: notes:${TAG}\n    env_file: db.env\n    x-flocker: {node: n1}\n",
+    );
+    let reply = DeployReply {
+        changes: Vec::new(),
+        ..changes()
+    };
+    let server = Server::new().answer("POST /v2/deploy", &reply).start();
+    let file = folder
+        .path()
+        .join("compose.yml")
+        .to_string_lossy()
+        .into_owned();
+    let output = super::flockerctl(&["deploy", &file, "--dry-run"])
+        .env("FLOCKER_CONTROL", server.address())
+        .env("WINS", "from outside")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let request = &server.requests("POST /v2/deploy")[0];
+    let variables = serde_json::json!({"TAG": "1.2", "WINS": "from outside"});
+    assert_eq!(request["variables"], variables, "no more than is needed");
+    assert_eq!(request["env_files"][0]["text"], "SECRET=$WINS\n");
 }

@@ -27,8 +27,8 @@ pub(crate) fn hours_ago() -> u64 {
 /// The app `notes` as the sample files declare it.
 pub(crate) fn notes() -> AppStatus {
     let read = |name: &str| formats_file(name);
-    let files = [read("application.yml"), read("deployment.yml")];
-    let deployment = formats::parse(&files).expect("the samples are right");
+    let files = vec![read("application.yml"), read("deployment.yml")];
+    let deployment = formats::parse(&formats::Sources::new(files)).expect("the samples are right");
     let value = json!({
         "app": deployment.apps[0].app,
         "node": "n1",

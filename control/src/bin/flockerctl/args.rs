@@ -142,12 +142,21 @@ pub(crate) struct Status {
 
 Which file is which is seen from its keys. Apps that the files do not name are left alone.")]
 pub(crate) struct Deploy {
-    /// Application and deployment files
+    /// Compose files, Fig files, or application and deployment files of Flocker, mixed
     #[arg(required = true, value_name = "FILES")]
     pub(crate) files: Vec<PathBuf>,
-    /// Only show what would change
-    #[arg(long, conflicts_with_all = ["no_wait", "wait"])]
+    /// Only show what would change; exit with 1 if anything would, as diff does
+    #[arg(long, conflicts_with_all = ["no_wait", "wait", "yes"])]
     pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Remove apps that the files do not declare; their volumes are kept
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Where new services go that the files place nowhere
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeName>,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }

@@ -174,22 +174,11 @@ const BAD: &[(&str, &str, &[&str])] = &[
         &["maximum_retry_count is '2'", "on-failure"],
     ),
     (
-        "restart_policy: {name: on-failure}",
-        "5:28",
-        &[
-            "on-failure cannot be carried out by this version",
-            "use always or never",
-        ],
+        "restart_policy: {name: on-failure, maximum_retry_count: 0}",
+        "5:61",
+        &["maximum_retry_count is '0'", "1 or more"],
     ),
     ("links: a", "5:12", &["links must be a list"]),
-    (
-        "links: [{local_port: 1, remote_port: 2, alias: db}]",
-        "5:13",
-        &[
-            "linking apps cannot be carried out by this version",
-            "environment",
-        ],
-    ),
     (
         "imag: x",
         "5:5",

@@ -1,29 +1,24 @@
-//! `deploy`: the plan as a list of changes, then progress until every app serves.
+//! What is seen of a deployment while it is carried out: a line for each app, until each one
+//! serves where it shall and what is removed is gone.
 #![expect(clippy::disallowed_methods, reason = "waits have a limit")]
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use flocker_api::{
-    ErrorBody, ErrorCode,
-    app::{Deployment, Placement},
     control::{
-        AppPhase, AppStatus, ClusterStatus, DeployChange, DeployReply, DeployRequest, SourceFile,
+        AppPhase, AppStatus, ClusterStatus, DeployChange, DeployReply, MoveStatus, StepState,
     },
-    name::AppName,
+    name::{AppName, NodeName},
 };
-use flocker_control::formats;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use serde_json::json;
 
-use super::{Cli, DEADLINE, app::phase, live};
+use super::super::{Cli, DEADLINE, app::phase, live};
 use crate::{
-    args,
     failure::{Failure, Verdict},
-    human,
     output::{Output, Paint},
 };
 
@@ -33,96 +28,34 @@ const POLL: Duration = Duration::from_millis(200);
 /// what is seen first may be from before the files were given to it.
 const FAILED_MAX: Duration = Duration::from_secs(10);
 
-/// `flockerctl deploy`
-pub(crate) async fn run(cli: &Cli<'_>, args: &args::Deploy) -> Result<Verdict, Failure> {
-    let files = read(&args.files)?;
-    let deployment = formats::parse(&files)
-        .map_err(|errors| Failure::Files(errors.iter().map(ToString::to_string).collect()))?;
-    let request = DeployRequest {
-        files,
-        dry_run: args.dry_run,
-    };
-    let reply: Result<DeployReply, ErrorBody> =
-        cli.control.post("/v2/deploy", &request, DEADLINE).await;
-    let reply = reply.map_err(|error| match error.code {
-        // What only control can know of the files, such as which nodes there are.
-        ErrorCode::InvalidRequest => {
-            Failure::Files(error.message.lines().map(str::to_owned).collect())
-        }
-        _ => error.into(),
-    })?;
-    let wait = !(args.dry_run || args.wait.no_wait);
-    if !cli.out.json {
-        cli.out.text(&plan(cli.out, &reply, args.dry_run))?;
-    } else if !wait {
-        cli.out.json(&reply)?;
-    }
-    if !wait {
-        return Ok(Verdict::Done);
-    }
-    until_serving(cli, &deployment, &reply, args.wait.timeout).await
+/// What is awaited.
+struct Wanted {
+    app: AppName,
+    /// Where it shall serve; `None`: it shall be gone.
+    node: Option<NodeName>,
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
-    let (mut files, mut errors) = (Vec::new(), Vec::new());
-    for path in paths {
-        match std::fs::read_to_string(path) {
-            Ok(text) => files.push(SourceFile {
-                name: path.display().to_string(),
-                text,
-            }),
-            Err(error) => errors.push(format!("cannot read {}: {error}", path.display())),
-        }
-    }
-    if errors.is_empty() {
-        Ok(files)
-    } else {
-        Err(Failure::Files(errors))
-    }
-}
-
-/// The changes, like a diff.
-fn plan(out: &Output, reply: &DeployReply, dry_run: bool) -> String {
-    let mut text = String::new();
-    for change in &reply.changes {
-        let line = match change {
-            DeployChange::Create { app, node } => {
-                out.paint(Paint::Good, &format!("+ {app}: new, on {node}"))
-            }
-            DeployChange::Change { app } => {
-                let line = format!("~ {app}: changed, its container is made anew");
-                out.paint(Paint::Notice, &line)
-            }
-            DeployChange::Move { app, from, to } => out.paint(
-                Paint::Notice,
-                &format!("> {app}: moves from {from} to {to}"),
-            ),
-        };
-        text.push_str(&line);
-        text.push('\n');
-    }
-    let count = reply.changes.len();
-    match (count, dry_run) {
-        (0, _) => text.push_str("nothing changes: everything is declared so already\n"),
-        (_, true) => {
-            let count = human::plural(count, "change");
-            text.push_str(&format!("{count}; nothing is done, because of --dry-run\n"));
-        }
-        (_, false) => {}
-    }
-    text
-}
-
-/// Waits until every app of the files serves where it shall.
-async fn until_serving(
+/// Waits until every app of the plan is as it shall be.
+pub(super) async fn until_serving(
     cli: &Cli<'_>,
-    deployment: &Deployment,
     reply: &DeployReply,
     timeout: Duration,
 ) -> Result<Verdict, Failure> {
+    let serve = reply.apps.iter().map(|to| Wanted {
+        app: to.app.clone(),
+        node: Some(to.node.clone()),
+    });
+    let gone = reply.changes.iter().filter_map(|change| match change {
+        DeployChange::Remove { app, .. } => Some(Wanted {
+            app: app.clone(),
+            node: None,
+        }),
+        _ => None,
+    });
+    let wanted: Vec<Wanted> = serve.chain(gone).collect();
     let mut wait = Waiting::new(cli.out, timeout);
     let end = tokio::select! {
-        end = wait.run(cli, &deployment.apps) => end?,
+        end = wait.run(cli, &wanted) => end?,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
             End::Late(Vec::new())
@@ -133,7 +66,7 @@ async fn until_serving(
         End::Failed(apps) | End::Late(apps) => (Verdict::Failed, apps),
     };
     if cli.out.json {
-        let result = json!({ "changes": reply.changes, "apps": apps });
+        let result = json!({ "version": reply.version, "changes": reply.changes, "apps": apps });
         cli.out.json(&result)?;
     } else if verdict == Verdict::Failed {
         let hint = "not all apps serve; control goes on trying: flockerctl status";
@@ -172,18 +105,18 @@ impl<'o> Waiting<'o> {
         }
     }
 
-    async fn run(&mut self, cli: &Cli<'_>, wanted: &[Placement]) -> Result<End, Failure> {
+    async fn run(&mut self, cli: &Cli<'_>, wanted: &[Wanted]) -> Result<End, Failure> {
         let mut trouble = None;
         let mut apps = Vec::new();
         while Instant::now() < self.deadline {
             let answer: Result<ClusterStatus, _> = cli.control.get("/v2/status", DEADLINE).await;
             match answer {
                 Ok(status) => {
-                    let ours =
-                        |app: &AppStatus| wanted.iter().any(|w| w.app.name() == app.app.name());
-                    apps = status.apps.into_iter().filter(ours).collect();
                     trouble = None;
-                    if self.look(wanted, &apps)? {
+                    let all = self.look(cli, wanted, &status).await?;
+                    let ours = |app: &AppStatus| wanted.iter().any(|w| w.app == *app.app.name());
+                    apps = status.apps.into_iter().filter(ours).collect();
+                    if all {
                         return Ok(End::Serving(apps));
                     }
                     if self.has_failed() {
@@ -203,17 +136,27 @@ impl<'o> Waiting<'o> {
         Ok(End::Late(apps))
     }
 
-    /// Shows what is new; answers whether all serve.
-    fn look(&mut self, wanted: &[Placement], apps: &[AppStatus]) -> Result<bool, Failure> {
-        let mut all_serve = true;
-        for placement in wanted {
-            let name = placement.app.name();
-            let status = apps.iter().find(|status| status.app.name() == name);
-            let (serves, failed, text) = describe(placement, status);
-            all_serve &= serves;
-            self.line(name, serves, failed, text)?;
+    /// Shows what is new; answers whether all is as it shall be.
+    async fn look(
+        &mut self,
+        cli: &Cli<'_>,
+        wanted: &[Wanted],
+        cluster: &ClusterStatus,
+    ) -> Result<bool, Failure> {
+        let mut all = true;
+        for wish in wanted {
+            let status = cluster.apps.iter().find(|app| *app.app.name() == wish.app);
+            let (good, failed, mut text) = describe(wish, status);
+            if let Some(status) = status.filter(|_| !good) {
+                text.push_str(&moving(cli, status).await);
+            }
+            if failed {
+                text.push_str(&advice(cluster, &wish.app));
+            }
+            all &= good;
+            self.line(&wish.app, good, failed, text)?;
         }
-        Ok(all_serve)
+        Ok(all)
     }
 
     fn line(
@@ -272,13 +215,20 @@ impl<'o> Waiting<'o> {
     }
 }
 
-/// Whether an app serves as declared, whether it has failed, and what to say of it.
-fn describe(placement: &Placement, status: Option<&AppStatus>) -> (bool, bool, String) {
-    let name = placement.app.name();
-    let Some(status) = status else {
-        return (false, false, format!("{name} is not known to control yet"));
+/// Whether an app is as it shall be, whether it has failed, and what to say of it.
+fn describe(wish: &Wanted, status: Option<&AppStatus>) -> (bool, bool, String) {
+    let name = &wish.app;
+    let (status, node) = match (status, &wish.node) {
+        (None, None) => return (true, false, format!("{name} is removed")),
+        (None, Some(_)) => return (false, false, format!("{name} is not known to control yet")),
+        (Some(status), None) => {
+            let reason = status.reason.as_deref().unwrap_or_default();
+            let text = format!("{name} is being removed from {} {reason}", status.node);
+            return (false, false, text.trim_end().to_owned());
+        }
+        (Some(status), Some(node)) => (status, node),
     };
-    let serves = status.phase == AppPhase::Serving && status.node == placement.node;
+    let serves = status.phase == AppPhase::Serving && status.node == *node;
     let failed = matches!(status.phase, AppPhase::Failed | AppPhase::Unknown);
     let mut text = format!("{name} {} on {}", phase(status.phase), status.node);
     if let Some(reason) = &status.reason {
@@ -286,4 +236,45 @@ fn describe(placement: &Placement, status: Option<&AppStatus>) -> (bool, bool, S
         text.push_str(reason);
     }
     (serves, failed, text)
+}
+
+/// The step that the app's move is at.
+async fn moving(cli: &Cli<'_>, status: &AppStatus) -> String {
+    let Some(id) = status
+        .last_move
+        .filter(|_| status.phase == AppPhase::Moving)
+    else {
+        return String::new();
+    };
+    let path = format!("/v2/moves/{id}");
+    let Ok(the_move) = cli.control.get::<MoveStatus>(&path, DEADLINE).await else {
+        // It is only said less.
+        return String::new();
+    };
+    let steps = the_move.steps.iter().zip(1..);
+    let running = steps
+        .filter(|(step, _)| step.state == StepState::Running)
+        .map(|(step, number)| {
+            let count = the_move.steps.len();
+            let detail = match step.detail.as_str() {
+                "" => String::new(),
+                detail => format!(": {detail}"),
+            };
+            format!(
+                " to {}, step {number} of {count}, {}{detail}",
+                the_move.to,
+                step.step.name()
+            )
+        });
+    running.last().unwrap_or_default()
+}
+
+/// What control says to do about an app.
+fn advice(cluster: &ClusterStatus, app: &AppName) -> String {
+    let subject = format!("app {app}");
+    let problem = cluster
+        .problems
+        .iter()
+        .find(|problem| problem.subject == subject);
+    problem.map_or_else(String::new, |problem| format!("; {}", problem.next))
 }
