@@ -10,6 +10,7 @@ macro_rules! say {
 }
 
 pub mod demo;
+pub mod edge;
 pub mod load;
 pub mod plot;
 pub mod replicate;

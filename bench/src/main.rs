@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use flocker_bench::{
     demo::{self, DemoOptions},
+    edge::{EdgeArgs, page::ReportArgs},
     replicate::ReplicateArgs,
     scenario::{LoadArgs, MoveArgs},
     testbed::{
@@ -38,6 +39,10 @@ enum Command {
     Replicate(ReplicateArgs),
     /// One edge on loopback: tries under load what it promises
     Trial(TrialArgs),
+    /// What the edge costs per request and per byte beside its peers, in the same run
+    Edge(EdgeArgs),
+    /// One page with tables and drawings from the files of `edge`
+    Report(ReportArgs),
     /// Starts programs for a test bed and ends them with it
     #[command(hide = true)]
     Keeper,
@@ -74,6 +79,8 @@ fn run(command: Command) -> Result<Ending> {
         Command::Load(options) => stage::runtime()?.block_on(options.run()).map(Ending::of),
         Command::Replicate(options) => options.run().map(Ending::of),
         Command::Trial(options) => options.run().map(Ending::of),
+        Command::Edge(options) => options.run().map(Ending::of),
+        Command::Report(options) => options.run().map(|()| Ending::Good),
         Command::Keeper => keeper::run().map(|()| Ending::Good),
         Command::Testbed(TestbedCommand::Up { bed, nodes_only }) => {
             let choice = stage::choose(&bed)?;

@@ -7,7 +7,7 @@
 
 mod panel;
 mod scale;
-mod svg;
+pub(crate) mod svg;
 
 use crate::{report::Report, scenario::Run};
 

@@ -16,7 +16,14 @@ text{fill:#1c2530}.note,.axis{fill:#5b6877}.hold{fill:#7c5cff}
 path.rk{stroke:#2f7de1}path.rn{stroke:#14a3a8}path.wk{stroke:#e8710a}path.wn{stroke:#c93b8f}
 circle.rk{fill:#2f7de1}circle.rn{fill:#14a3a8}circle.wk{fill:#e8710a}circle.wn{fill:#c93b8f}\
 circle.bad{fill:#d11f2d}
+circle.p0,rect.p0{fill:#2f7de1}circle.p1,rect.p1{fill:#123f86}circle.p2,rect.p2{fill:#2fa36b}\
+circle.p3,rect.p3{fill:#0e5f3a}circle.p4,rect.p4{fill:#c93b8f}rect.range{opacity:.35}
+.good{fill:#2fa36b;opacity:.07}.one{stroke:#1c2530;stroke-width:1.2;fill:none}
+.u0{fill:#e8710a}.u1{fill:#2f7de1}.theirs{opacity:.5}
 @media(prefers-color-scheme:dark){
+circle.p0,rect.p0{fill:#5aa2ff}circle.p1,rect.p1{fill:#a9cdff}circle.p2,rect.p2{fill:#3ecf8b}\
+circle.p3,rect.p3{fill:#b4f0d2}circle.p4,rect.p4{fill:#ff6fbf}
+.good{fill:#3ecf8b;opacity:.08}.one{stroke:#e8edf3}.u0{fill:#ff9838}.u1{fill:#5aa2ff}
 text{fill:#e8edf3}.note,.axis{fill:#98a5b5}.hold{fill:#9d86ff}
 .bg{fill:#0f141b;stroke:#2b3440}.grid{stroke:#212a35}.held,.fan{fill:#9d86ff}
 .s0{fill:#2e3c4f}.s1{fill:#243040}.z0{fill:#4a3d8f}.z1{fill:#382f69}
@@ -28,12 +35,12 @@ circle.bad{fill:#ff5a62}
 
 /// A drawing under way.
 #[derive(Debug)]
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     text: String,
 }
 
 impl Canvas {
-    pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+    pub(crate) fn new(width: f64, height: f64, title: &str) -> Self {
         let mut canvas = Self {
             text: String::new(),
         };
@@ -55,14 +62,14 @@ impl Canvas {
     }
 
     /// Text whose baseline begins, or by class ends or is centred, at a point.
-    pub(super) fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
+    pub(crate) fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
         let text = escape(text);
         self.push(format_args!(
             "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>\n"
         ));
     }
 
-    pub(super) fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
+    pub(crate) fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
         let width = width.max(0.0);
         self.push(format_args!(
             "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
@@ -71,7 +78,7 @@ impl Canvas {
     }
 
     /// A rectangle that says what it is when pointed at.
-    pub(super) fn told_rect(&mut self, class: &str, at: [f64; 4], told: &str) {
+    pub(crate) fn told_rect(&mut self, class: &str, at: [f64; 4], told: &str) {
         let [x, y, width, height] = at;
         let told = escape(told);
         self.push(format_args!(
@@ -80,14 +87,14 @@ impl Canvas {
         ));
     }
 
-    pub(super) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
+    pub(crate) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let ((x1, y1), (x2, y2)) = (from, to);
         self.push(format_args!(
             "<path class=\"{class}\" d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\"/>\n"
         ));
     }
 
-    pub(super) fn polygon(&mut self, class: &str, points: &[(f64, f64)]) {
+    pub(crate) fn polygon(&mut self, class: &str, points: &[(f64, f64)]) {
         let mut list = String::new();
         for (x, y) in points {
             let _infallible = write!(list, "{x:.1},{y:.1} ");
@@ -98,14 +105,14 @@ impl Canvas {
         ));
     }
 
-    pub(super) fn dot(&mut self, class: &str, x: f64, y: f64, r: f64) {
+    pub(crate) fn dot(&mut self, class: &str, x: f64, y: f64, r: f64) {
         self.push(format_args!(
             "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{r}\"/>\n"
         ));
     }
 
     /// Many dots of a class and an opacity, relative to an origin: a path of empty strokes.
-    pub(super) fn dots(
+    pub(crate) fn dots(
         &mut self,
         class: &str,
         opacity: f64,
@@ -125,14 +132,14 @@ impl Canvas {
         self.push(format_args!("\"/>\n"));
     }
 
-    pub(super) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         self.text.push_str("</svg>\n");
         self.text
     }
 }
 
 /// Text that cannot be taken for markup.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -140,7 +147,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// About how wide a text is, without asking a font.
-pub(super) fn text_width(text: &str, size: f64) -> f64 {
+pub(crate) fn text_width(text: &str, size: f64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a short text")]
     let count = text.chars().count() as f64;
     count * size * 0.55

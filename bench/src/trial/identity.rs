@@ -1,4 +1,4 @@
-//! A certificate for the edge of a trial, and clients that trust nothing else.
+//! A certificate for a proxy under trial, and clients that trust nothing else.
 
 use std::{
     fs,
@@ -11,14 +11,14 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tempfile::TempDir;
 
 /// A certificate that signs itself; its files go with the value.
-pub(super) struct Identity {
+pub(crate) struct Identity {
     folder: TempDir,
     trust: Arc<ClientConfig>,
 }
 
 impl Identity {
     /// For this host.
-    pub(super) fn of(host: &str) -> Result<Self> {
+    pub(crate) fn of(host: &str) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed([host.to_owned()])
             .context("cannot make a certificate")?;
         let folder = tempfile::tempdir().context("no temporary directory")?;
@@ -27,6 +27,10 @@ impl Identity {
         };
         write("certificate.pem", made.cert.pem())?;
         write("key.pem", made.signing_key.serialize_pem())?;
+        write(
+            "both.pem",
+            made.cert.pem() + &made.signing_key.serialize_pem(),
+        )?;
         let mut roots = RootCertStore::empty();
         roots
             .add(made.cert.der().clone())
@@ -43,7 +47,7 @@ impl Identity {
     }
 
     /// Its place in the edge's configuration.
-    pub(super) fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         format!(
             "[tls]\ncertificates = [{{ certificate = \"{}\", key = \"{}\" }}]\n",
             self.file("certificate.pem").display(),
@@ -52,8 +56,13 @@ impl Identity {
     }
 
     /// What its clients trust.
-    pub(super) fn trust(&self) -> Arc<ClientConfig> {
+    pub(crate) fn trust(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.trust)
+    }
+
+    /// Where `certificate.pem`, `key.pem`, and `both.pem` with the two are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn file(&self, name: &str) -> PathBuf {

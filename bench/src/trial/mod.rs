@@ -16,7 +16,7 @@
 pub mod churn;
 mod client;
 mod edge;
-mod identity;
+pub(crate) mod identity;
 mod load;
 mod origin;
 pub mod park;
