@@ -44,6 +44,22 @@ pub struct Topology {
     pub edges: BTreeMap<EdgeName, EdgeSite>,
 }
 
+impl Topology {
+    /// Whether this edge provides the links of its node's apps: of the edges of a node the first
+    /// one by name does that may, since an address can be bound once only.
+    #[must_use]
+    pub fn provides_links(&self, edge: &EdgeName) -> bool {
+        let Some(site) = self.edges.get(edge) else {
+            return false;
+        };
+        let mut able = self
+            .edges
+            .iter()
+            .filter(|(_, other)| other.node == site.node && other.links);
+        able.next().is_some_and(|(first, _)| first == edge)
+    }
+}
+
 /// Where an edge is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeSite {
@@ -53,6 +69,8 @@ pub struct EdgeSite {
     pub admin: Endpoint,
     /// Whether the admin API speaks mutual TLS.
     pub tls: bool,
+    /// Whether it may provide links.
+    pub links: bool,
 }
 
 /// Limits and timeouts.
@@ -154,6 +172,12 @@ struct EdgeFile {
     admin: Endpoint,
     #[serde(default)]
     tls: bool,
+    #[serde(default = "yes")]
+    links: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Deserialize)]
@@ -249,6 +273,7 @@ impl File {
                 node: edge.node,
                 admin: edge.admin,
                 tls: edge.tls,
+                links: edge.links,
             };
             if site.tls && self.tls.is_none() {
                 return Err(format!(

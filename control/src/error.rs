@@ -73,6 +73,33 @@ pub enum Refusal {
     /// Its container is being made, started or removed.
     #[error("app '{0}' is being made or changed right now; try again in a moment")]
     AppBusy(AppName),
+    /// No drain of the node.
+    #[error("node '{0}' was not drained since control was started")]
+    NoDrain(NodeName),
+    /// The node gets no apps.
+    #[error("node '{node}' is cordoned and gets no apps; see: flockerctl node uncordon {node}")]
+    Cordoned {
+        /// The node.
+        node: NodeName,
+    },
+    /// The move can only go forward.
+    #[error("move {id} of app '{app}' is past its pivot and can only go forward, to node '{to}'")]
+    PastPivot {
+        /// The move.
+        id: MoveId,
+        /// The app.
+        app: AppName,
+        /// Its target.
+        to: NodeName,
+    },
+    /// The move is over.
+    #[error("move {id} of app '{app}' has ended already")]
+    MoveEnded {
+        /// The move.
+        id: MoveId,
+        /// The app.
+        app: AppName,
+    },
     /// The app is being deleted.
     #[error("app '{0}' is being deleted")]
     Deleting(AppName),
@@ -124,11 +151,15 @@ impl Refusal {
             Self::UnknownApp(_)
             | Self::UnknownMove(_)
             | Self::UnknownVolume { .. }
-            | Self::UnknownNode { .. } => ErrorCode::NotFound,
+            | Self::UnknownNode { .. }
+            | Self::NoDrain(_) => ErrorCode::NotFound,
             Self::AlreadyThere { .. } | Self::VolumeExists { .. } => ErrorCode::AlreadyExists,
-            Self::VolumeInUse { .. } => ErrorCode::Precondition,
+            Self::VolumeInUse { .. } | Self::Cordoned { .. } | Self::MoveEnded { .. } => {
+                ErrorCode::Precondition
+            }
             Self::AlreadyMoving { .. }
             | Self::AppBusy(_)
+            | Self::PastPivot { .. }
             | Self::Deleting(_)
             | Self::Store(StoreError::Conflict(Conflict::Moving { .. })) => ErrorCode::Busy,
             Self::Agent(error) | Self::NodeDown { error, .. } | Self::Node { error, .. } => {

@@ -214,6 +214,7 @@ impl App {
             container: self.spec()?,
             volume_bytes: 4096,
             epoch: Epoch(epoch),
+            look_only: false,
         })
     }
 

@@ -36,6 +36,7 @@ pub(crate) fn for_bed(bed: &Bed<'_>, sample: &Path) -> Result<PathBuf> {
     if fit_runtime(bed, &mut after) {
         copy_images(bed)?;
     }
+    fit_links(bed, &mut after);
     let mut after = Value::Table(after);
     bed.plan.rewrite_toml(&mut after, &folders(bed));
     if after == Value::Table(before) {
@@ -80,6 +81,19 @@ fn fit_storage(bed: &Bed<'_>, file: &mut Table) {
         }
     }
     file.insert("storage".to_owned(), Value::Table(storage));
+}
+
+/// On loopback both nodes have the same addresses of links: one edge provides them for both.
+fn fit_links(bed: &Bed<'_>, file: &mut Table) {
+    let Some(Value::Array(edges)) = file.get_mut("edge") else {
+        return;
+    };
+    if bed.plan.ground == Ground::Namespaces {
+        return;
+    }
+    for edge in edges.iter_mut().filter_map(Value::as_table_mut).skip(1) {
+        edge.insert("links".to_owned(), false.into());
+    }
 }
 
 /// Answers whether the file now speaks of the process runtime.

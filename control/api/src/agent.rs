@@ -129,6 +129,9 @@ pub struct PreflightRequest {
     pub volume_bytes: u64,
     /// The volumes' epoch.
     pub epoch: Epoch,
+    /// Whether nothing at all is to be changed: an image that is missing is not fetched.
+    #[serde(default)]
+    pub look_only: bool,
 }
 
 /// Answer to [`PreflightRequest`]; no problem, no objection.

@@ -13,6 +13,12 @@
 //! | `POST /v2/moves` | [`MoveRequest`] | [`MoveStatus`] |
 //! | `GET /v2/moves` | | list of [`MoveStatus`], newest first |
 //! | `GET /v2/moves/{id}?after=R&wait_ms=W` | | [`MoveStatus`], once its revision is above R |
+//! | `POST /v2/moves/{id}/abort` | | [`MoveStatus`]; `busy` past the pivot |
+//! | `POST /v2/moves/explain` | [`MoveRequest`] | [`crate::explain::MoveExplanation`] |
+//! | `PUT /v2/nodes/{node}/cordon` | [`crate::drain::Cordon`] | `{}` |
+//! | `POST /v2/nodes/{node}/drain` | [`crate::drain::DrainNode`] | [`crate::drain::DrainStatus`] |
+//! | `GET /v2/nodes/{node}/drain?after=R&wait_ms=W` | | [`crate::drain::DrainStatus`], once its revision is above R |
+//! | `POST /v2/nodes/{node}/drain/abort` | | [`crate::drain::DrainStatus`] |
 //! | `GET /v2/routes` | | list of [`EdgeOutcome`] of [`crate::edge::RouteTable`] |
 //! | `POST /v2/routes` | [`crate::route::Transaction`] | list of [`EdgeOutcome`] of [`crate::edge::TransactionReply`] |
 //! | `POST /v2/gates/{pause,quiesce,switch,resume}` | [`crate::gate`] | [`FanOut`] |
@@ -85,6 +91,9 @@ pub struct NodeSummary {
     pub status: Result<NodeStatus, ErrorBody>,
     /// When that was, Unix time in ms.
     pub observed_ms: u64,
+    /// Whether it gets no apps.
+    #[serde(default)]
+    pub cordoned: bool,
 }
 
 /// An edge as control knows it.

@@ -132,6 +132,8 @@ pub enum ListenerKind {
     Http,
     /// TLS, routed by SNI.
     Https,
+    /// Opaque, at a loopback address; opened for a `link:` route.
+    Link,
 }
 
 /// The whole table.

@@ -14,6 +14,7 @@
 //! | [`aside`] | what a node keeps of a volume that its primary lacks |
 //! | [`work`] | what operators do with volumes, the jobs that it becomes |
 //! | [`app`], [`control`] | what people declare, the control service's API |
+//! | [`drain`], [`explain`] | nodes that apps leave; what a move would take |
 //! | [`doctor`] | what a node finds when it examines itself |
 //! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
 //! | [`tls`] | certificates: who is who, and who may speak to whom |
@@ -29,9 +30,11 @@ pub mod container;
 pub mod control;
 pub mod deploy;
 pub mod doctor;
+pub mod drain;
 pub mod edge;
 pub mod error;
 pub mod exec;
+pub mod explain;
 pub mod gate;
 pub mod health;
 pub mod host;

@@ -139,7 +139,7 @@ impl Route {
     pub fn misfit(&self) -> Option<Misfit> {
         let in_clear = matches!(self.key, RouteKey::Http(..));
         let is_http = match self.key {
-            RouteKey::Tcp(_) => false,
+            RouteKey::Tcp(_) | RouteKey::Link(_) => false,
             RouteKey::Http(..) => true,
             RouteKey::Https(..) => !self.tls.is_passthrough(),
         };

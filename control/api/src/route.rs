@@ -1,6 +1,6 @@
 //! Routes: a key and where it leads, and the transactions that change an edge's table.
 
-use std::{fmt, num::NonZeroU16, str::FromStr};
+use std::{fmt, net::SocketAddrV4, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,7 @@ impl fmt::Display for Generation {
 }
 
 /// What a route matches: `tcp:5432`, `http:example.com`, `http:example.com/api`,
-/// `https:*.example.com`.
+/// `https:*.example.com`, `link:127.64.3.9:5432`.
 ///
 /// Of the routes of a host the longest matching prefix wins, on segment borders
 /// ([`crate::path`]); the routes of the exact host come before those of a wildcard.
@@ -45,6 +45,9 @@ impl fmt::Display for Generation {
 pub enum RouteKey {
     /// Every connection to this port, opaque.
     Tcp(NonZeroU16),
+    /// Every connection to this loopback address and port, opaque: for the edge's own node only.
+    /// Control makes these of the links of apps.
+    Link(SocketAddrV4),
     /// Plain HTTP requests by their Host and path.
     Http(HostPattern, PathPrefix),
     /// TLS connections by the SNI of their ClientHello: passed through undecrypted, or ended
@@ -61,6 +64,9 @@ pub enum InvalidRouteKey {
     /// The part after `tcp:` is not 1 to 65535.
     #[error("'{0}' is not a route key: the port must be 1 to 65535")]
     Port(String),
+    /// The part after `link:` is no port of a loopback address.
+    #[error("'{0}' is not a route key: a link has a loopback address and a port, 127.X.Y.Z:PORT")]
+    Link(String),
     /// The part after `http:` or `https:` is no host name.
     #[error("'{key}' is not a route key")]
     Host {
@@ -93,6 +99,13 @@ impl FromStr for RouteKey {
                 port.map(Self::Tcp)
                     .ok_or_else(|| InvalidRouteKey::Port(text.to_owned()))
             }
+            Some(("link", address)) => {
+                let address: Option<SocketAddrV4> = address.parse().ok();
+                let address = address.filter(|at| at.ip().is_loopback() && at.port() != 0);
+                address
+                    .map(Self::Link)
+                    .ok_or_else(|| InvalidRouteKey::Link(text.to_owned()))
+            }
             Some(("http", rest)) => site(text, rest).map(|(host, path)| Self::Http(host, path)),
             Some(("https", rest)) => site(text, rest).map(|(host, path)| Self::Https(host, path)),
             _ => Err(InvalidRouteKey::Kind(text.to_owned())),
@@ -122,7 +135,7 @@ impl RouteKey {
     #[must_use]
     pub fn prefix(&self) -> &str {
         match self {
-            Self::Tcp(_) => "",
+            Self::Tcp(_) | Self::Link(_) => "",
             Self::Http(_, prefix) | Self::Https(_, prefix) => prefix.as_str(),
         }
     }
@@ -138,6 +151,7 @@ impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(port) => f.pad(&format!("tcp:{port}")),
+            Self::Link(address) => f.pad(&format!("link:{address}")),
             Self::Http(host, path) => f.pad(&format!("http:{host}{path}")),
             Self::Https(host, path) => f.pad(&format!("https:{host}{path}")),
         }
@@ -152,7 +166,9 @@ impl TryFrom<String> for RouteKey {
         text.parse().map_err(|error: InvalidRouteKey| match &error {
             InvalidRouteKey::Host { source, .. } => format!("{error}: {source}"),
             InvalidRouteKey::Path { source, .. } => format!("{error}: {source}"),
-            InvalidRouteKey::Kind(_) | InvalidRouteKey::Port(_) => error.to_string(),
+            InvalidRouteKey::Kind(_) | InvalidRouteKey::Port(_) | InvalidRouteKey::Link(_) => {
+                error.to_string()
+            }
         })
     }
 }
@@ -382,6 +398,7 @@ mod tests {
     fn keys_round_trip() {
         for text in [
             "tcp:5432",
+            "link:127.64.3.9:5432",
             "http:example.com",
             "https:*.example.com",
             "http:example.com/api/v1",
@@ -405,6 +422,8 @@ mod tests {
         assert!(message("tcp:0").contains("1 to 65535"));
         assert!(message("tcp:+80").contains("1 to 65535"));
         assert!(message("tcp:65536").contains("1 to 65535"));
+        assert!(message("link:10.0.0.1:5432").contains("loopback"));
+        assert!(message("link:127.0.0.1").contains("loopback"));
         assert!(
             serde_json::from_str::<RouteKey>("\"http:a..b\"")
                 .unwrap_err()

@@ -10,6 +10,7 @@ use flocker_api::name::{AppName, MoveId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    drain::Drains,
     ledger::Ledger,
     observer::Observations,
     peers::{Peers, Wire},
@@ -36,6 +37,7 @@ pub struct Context {
     pub(crate) progress: Progress,
     pub(crate) observations: Observations,
     pub(crate) claims: Claims,
+    pub(crate) drains: Drains,
     pub(crate) metrics: Metrics,
     pub(crate) errands: Errands,
     pub(crate) reconciled: Mutex<Reconciled>,
@@ -61,6 +63,7 @@ impl Context {
             limits,
             progress: Progress::new(&clock),
             claims: Claims::new(&clock),
+            drains: Drains::new(clock.now_ms()),
             clock,
             reconciled: Mutex::default(),
             metrics: Metrics::default(),

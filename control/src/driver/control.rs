@@ -12,6 +12,7 @@ use flocker_api::{
         AppStatus, ClusterStatus, DeployReply, DeployRequest, EdgeOutcome, EdgeSummary, FanOut,
         MoveRequest, MoveStatus, NodeSummary, route_keys,
     },
+    deploy::Destination,
     doctor::Diagnosis,
     edge::{RouteTable, TransactionReply},
     gate::{
@@ -34,7 +35,7 @@ use crate::{
     error::Refusal,
     formats::{self, Sources},
     logic::{
-        deploy,
+        deploy, links,
         migration::{Header, Move},
         report::{self, whole_ms},
         state::{Change, Life, State},
@@ -107,13 +108,7 @@ impl Control {
     /// # Errors
     /// When there is none of this name.
     pub async fn examine(&self, node: &NodeName) -> Result<Diagnosis, Refusal> {
-        let known = &self.context.topology.nodes;
-        if !known.contains_key(node) {
-            return Err(Refusal::UnknownNode {
-                node: node.clone(),
-                known: known.keys().cloned().collect(),
-            });
-        }
+        self.check_node(node)?;
         Ok(doctor::examine(&self.context, node).await)
     }
 
@@ -133,6 +128,7 @@ impl Control {
                 agent: *agent,
                 status: seen.answer.clone().map(Arc::unwrap_or_clone),
                 observed_ms: whole_ms(seen.observed_ms),
+                cordoned: state.cordoned.contains(name),
             })
         });
         let edges = context.topology.edges.iter().filter_map(|(name, site)| {
@@ -212,6 +208,15 @@ impl Control {
                 }
                 let plan = deploy::plan(state, &nodes, deployment, &wishes, VolumeId::random);
                 let plan = plan.map_err(Refusal::Files)?;
+                let comes = |to: &&Destination| {
+                    let at = state.primaries.get(&to.app);
+                    at.is_none_or(|at| at.node != to.node)
+                };
+                let mut coming = plan.destinations.iter().filter(comes);
+                if let Some(to) = coming.find(|to| state.cordoned.contains(&to.node)) {
+                    let node = to.node.clone();
+                    return Err(Refusal::Cordoned { node });
+                }
                 reply = Some(DeployReply {
                     version,
                     changes: plan.summary,
@@ -287,7 +292,7 @@ impl Control {
             };
             let header = Header {
                 id,
-                app: record.app.clone(),
+                app: links::with_links(state, &record.app),
                 from,
                 to: to.clone(),
                 epoch: primary.epoch,
@@ -351,7 +356,7 @@ impl Control {
             .collect()
     }
 
-    fn show(&self, the_move: &Move) -> MoveStatus {
+    pub(super) fn show(&self, the_move: &Move) -> MoveStatus {
         let doing = self.context.progress.of(the_move.header().id);
         report::move_status(the_move, &doing, self.context.clock.now_ms())
     }
@@ -471,8 +476,20 @@ impl Control {
         self.context.claims.take_within(app, CLAIM_WAIT).await
     }
 
+    /// Refuses a node that is not there.
+    pub(super) fn check_node(&self, node: &NodeName) -> Result<(), Refusal> {
+        let known = &self.context.topology.nodes;
+        match known.contains_key(node) {
+            true => Ok(()),
+            false => Err(Refusal::UnknownNode {
+                node: node.clone(),
+                known: known.keys().cloned().collect(),
+            }),
+        }
+    }
+
     /// Answers where the app is.
-    fn check_move(
+    pub(super) fn check_move(
         &self,
         state: &State,
         name: &AppName,
@@ -488,11 +505,9 @@ impl Control {
         if record.life == Life::Deleting {
             return Err(Refusal::Deleting(name.clone()));
         }
-        if !self.context.topology.nodes.contains_key(to) {
-            return Err(Refusal::UnknownNode {
-                node: to.clone(),
-                known: self.context.topology.nodes.keys().cloned().collect(),
-            });
+        self.check_node(to)?;
+        if state.cordoned.contains(to) {
+            return Err(Refusal::Cordoned { node: to.clone() });
         }
         refuse_moving(state, name)?;
         if primary.node == *to {

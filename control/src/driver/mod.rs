@@ -18,6 +18,7 @@
 pub mod context;
 pub mod control;
 mod doctor;
+mod drain;
 pub mod executor;
 mod inside;
 mod leases;
@@ -25,6 +26,7 @@ pub mod ledger;
 pub mod observer;
 pub mod peers;
 mod peers_volumes;
+mod questions;
 pub mod reconciler;
 pub mod server;
 mod server_volumes;

@@ -166,5 +166,6 @@ async fn edge_report(context: &Context, edge: &EdgeName) -> Result<EdgeReport, E
         });
     }
     let table = context.peers.routes(edge).await?;
-    Ok(EdgeReport::new(table, status.uptime_s))
+    let links = context.topology.provides_links(edge);
+    Ok(EdgeReport::new(table, status.uptime_s, links))
 }

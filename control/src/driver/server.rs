@@ -10,11 +10,12 @@ use axum::{
     extract::{Path as UrlPath, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use flocker_api::{
     ErrorBody, ErrorCode,
     control::{DeployRequest, MoveRequest, RestartReply},
+    drain::{Cordon, DrainNode},
     exec::ExecRequest,
     logs::LogQuery,
     name::{AppName, MoveId, NodeName},
@@ -45,7 +46,12 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v2/apps/{app}/exec", post(app_exec))
         .route("/v2/apps/{app}/restart", post(restart_app))
         .route("/v2/moves", get(moves).post(begin_move))
+        .route("/v2/moves/explain", post(explain_move))
         .route("/v2/moves/{id}", get(move_status))
+        .route("/v2/moves/{id}/abort", post(abort_move))
+        .route("/v2/nodes/{node}/cordon", put(cordon))
+        .route("/v2/nodes/{node}/drain", get(drain_status).post(drain))
+        .route("/v2/nodes/{node}/drain/abort", post(abort_drain))
         .route("/v2/routes", get(routes).post(transact))
         .route("/v2/gates/{verb}", post(gate))
         .merge(server_volumes::routes())
@@ -126,8 +132,7 @@ async fn deploy(State(control): Shared, body: Bytes) -> Answer<impl Serialize> {
 }
 
 async fn examine(State(control): Shared, UrlPath(name): UrlPath<String>) -> Answer<impl Serialize> {
-    let node: NodeName = name.parse().map_err(|error| malformed("the path", error))?;
-    Ok(Json(control.examine(&node).await?))
+    Ok(Json(control.examine(&node_name(&name)?).await?))
 }
 
 async fn app(State(control): Shared, UrlPath(name): UrlPath<String>) -> Answer<impl Serialize> {
@@ -194,12 +199,59 @@ async fn move_status(
     UrlPath(id): UrlPath<String>,
     query: Result<Query<LongPoll>, QueryRejection>,
 ) -> Answer<impl Serialize> {
-    let id: MoveId = id
-        .parse()
-        .map_err(|error| malformed(&format!("'{id}' is no move"), error))?;
+    let id = move_id(&id)?;
     let Query(poll) = query.map_err(|error| malformed("the query", error))?;
     let wait = Duration::from_millis(poll.wait_ms).min(WAIT_MAX);
     Ok(Json(control.move_status(id, poll.after, wait).await?))
+}
+
+async fn abort_move(
+    State(control): Shared,
+    UrlPath(id): UrlPath<String>,
+) -> Answer<impl Serialize> {
+    Ok(Json(control.abort_move(move_id(&id)?).await?))
+}
+
+async fn explain_move(State(control): Shared, body: Bytes) -> Answer<impl Serialize> {
+    let request: MoveRequest = parse(&body)?;
+    Ok(Json(control.explain_move(&request).await?))
+}
+
+async fn cordon(
+    State(control): Shared,
+    UrlPath(node): UrlPath<String>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let Cordon { cordoned } = parse(&body)?;
+    control.cordon(&node_name(&node)?, cordoned).await?;
+    Ok(Json(json!({})))
+}
+
+async fn drain(
+    State(control): Shared,
+    UrlPath(node): UrlPath<String>,
+    body: Bytes,
+) -> Answer<impl Serialize> {
+    let request: DrainNode = parse(&body)?;
+    Ok(Json(control.drain(&node_name(&node)?, request).await?))
+}
+
+async fn drain_status(
+    State(control): Shared,
+    UrlPath(node): UrlPath<String>,
+    query: Result<Query<LongPoll>, QueryRejection>,
+) -> Answer<impl Serialize> {
+    let Query(poll) = query.map_err(|error| malformed("the query", error))?;
+    let wait = Duration::from_millis(poll.wait_ms).min(WAIT_MAX);
+    let node = node_name(&node)?;
+    Ok(Json(control.drain_status(&node, poll.after, wait).await?))
+}
+
+async fn abort_drain(
+    State(control): Shared,
+    UrlPath(node): UrlPath<String>,
+) -> Answer<impl Serialize> {
+    Ok(Json(control.abort_drain(&node_name(&node)?).await?))
 }
 
 async fn routes(State(control): Shared) -> Json<impl Serialize> {
@@ -240,6 +292,15 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 fn app_name(text: &str) -> Result<AppName, Failure> {
     text.parse().map_err(|error| malformed("the path", error))
+}
+
+fn node_name(text: &str) -> Result<NodeName, Failure> {
+    text.parse().map_err(|error| malformed("the path", error))
+}
+
+fn move_id(text: &str) -> Result<MoveId, Failure> {
+    let id = text.parse();
+    id.map_err(|error| malformed(&format!("'{text}' is no move"), error))
 }
 
 pub(super) fn malformed(what: &str, error: impl std::fmt::Display) -> Failure {

@@ -180,6 +180,9 @@ pub struct Facts {
     /// What the edges saw of the pause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// Whether someone has asked for it to be given up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub aborted: bool,
 }
 
 impl Facts {
@@ -193,6 +196,7 @@ impl Facts {
         replace(&mut self.app_stop_ms, newer.app_stop_ms.as_ref());
         replace(&mut self.app_start_ms, newer.app_start_ms.as_ref());
         replace(&mut self.hold, newer.hold.as_ref());
+        self.aborted |= newer.aborted;
     }
 }
 
@@ -312,6 +316,28 @@ impl Move {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.saga.is_ended()
+    }
+
+    /// Whether it is to be given up and still can be.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.facts.aborted && !self.saga.is_past_pivot()
+    }
+
+    /// The line by which it is given up at the next occasion; `None` where it is on its way back,
+    /// over, or past the pivot.
+    #[must_use]
+    pub fn abort(&self, at_ms: f64) -> Option<Entry> {
+        match self.saga.next() {
+            Next::Do(step) if !self.saga.is_past_pivot() && !self.facts.aborted => {
+                let facts = Facts {
+                    aborted: true,
+                    ..Facts::default()
+                };
+                Some(Entry::new(at_ms, step, Event::Noted).with("it shall be given up", facts))
+            }
+            _ => None,
+        }
     }
 
     /// The epoch of the target.

@@ -12,6 +12,9 @@
 
 pub mod convergence;
 pub mod deploy;
+pub mod drain;
+pub mod explain;
+pub mod links;
 pub mod migration;
 pub mod reconcile;
 pub mod report;

@@ -257,8 +257,11 @@ fn phase(
         Some(ContainerState::Running) => {}
     }
     let missing = observed.edges.iter().find(|(_, edge)| {
-        edge.ok()
-            .is_some_and(|report| lacking(record, node.address, report).next().is_some())
+        edge.ok().is_some_and(|report| {
+            lacking(state, record, node.address, report)
+                .next()
+                .is_some()
+        })
     });
     match missing {
         Some((edge, _)) => starting(&format!("edge {edge} does not have its routes yet")),

@@ -60,11 +60,13 @@ pub(super) fn answer(
         }
         (Method::Post, ["volumes", id, verb @ ("promote" | "demote")]) => {
             let EpochRequest { epoch } = read(request)?;
+            let of = volume(id)?;
+            let uses = |c: &Container| c.spec.volumes.iter().any(|mount| mount.volume == of);
             let busy = node
                 .containers
                 .values()
-                .any(|c| c.state == ContainerState::Running);
-            let copy = copy(node, volume(id)?)?;
+                .any(|c| c.state == ContainerState::Running && uses(c));
+            let copy = copy(node, of)?;
             check_epoch(copy, epoch)?;
             if *verb == "demote" && busy {
                 return refuse(ErrorCode::Busy, "a container writes to it");

@@ -385,7 +385,14 @@ fn topology() -> Topology {
         let admin = Endpoint::Tcp(([127, 0, 0, 1], port).into());
         let node = node_name("n1");
         let tls = false;
-        (name, EdgeSite { node, admin, tls })
+        let links = true;
+        let site = EdgeSite {
+            node,
+            admin,
+            tls,
+            links,
+        };
+        (name, site)
     };
     Topology {
         nodes: [node("n1", 1), node("n2", 2)].into(),

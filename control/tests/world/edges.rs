@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Edge, Inner, RouteEntry, read, refuse, unknown, write};
 
 /// Where an entry leads.
-pub(super) fn upstream(entry: &RouteEntry) -> SocketAddr {
+pub fn upstream(entry: &RouteEntry) -> SocketAddr {
     entry.route.upstreams[0]
         .socket()
         .expect("control names addresses")

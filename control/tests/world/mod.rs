@@ -38,6 +38,7 @@ use serde_json::Value;
 use tokio::{sync::Notify, time::Instant};
 
 pub use cluster::*;
+pub use edges::upstream;
 
 /// The simulated world.
 #[derive(Default)]
@@ -232,7 +233,7 @@ impl Inner {
             self.failed += entry.parked;
             entry.parked = 0;
         }
-        let upstream = edges::upstream(entry);
+        let upstream = upstream(entry);
         self.write(upstream);
     }
 

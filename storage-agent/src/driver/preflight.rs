@@ -27,7 +27,10 @@ pub(super) async fn check(containers: &Containers, request: &PreflightRequest) -
     match status.problem {
         Some(problem) => problems.push(problem),
         None => {
-            let image = runtime.fetch_image(&spec.image, limits.pull()).await;
+            let image = match request.look_only {
+                true => runtime.check_image(&spec.image).await,
+                false => runtime.fetch_image(&spec.image, limits.pull()).await,
+            };
             problems.extend(image.err().map(|error| flocker_api::error::chain(&error)));
         }
     }

@@ -176,18 +176,28 @@ pub(crate) struct Wait {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "flockerctl move [OPTIONS] <APP> --to <NODE>
+       flockerctl move --abort <MOVE>")]
 #[command(after_help = "Examples:
   flockerctl move notes --to n2
   flockerctl move notes --to n2 --no-wait
+  flockerctl move notes --to n2 --explain
+  flockerctl move --abort 6f1c1dbb
 
 Exit status 0: the app serves on the node. 1: it serves where it was, and the reason is shown.")]
 pub(crate) struct Move {
     /// The app
-    #[arg(value_name = "APP")]
-    pub(crate) app: AppName,
+    #[arg(value_name = "APP", required_unless_present = "abort")]
+    pub(crate) app: Option<AppName>,
     /// The node that it shall run on
-    #[arg(long, value_name = "NODE")]
-    pub(crate) to: NodeName,
+    #[arg(long, value_name = "NODE", required_unless_present = "abort")]
+    pub(crate) to: Option<NodeName>,
+    /// Only say what it would do, how long each step would take and how long requests would wait
+    #[arg(long, conflicts_with = "abort")]
+    pub(crate) explain: bool,
+    /// Give a move up that is not past its pivot: the app goes on where it was
+    #[arg(long, value_name = "MOVE", conflicts_with_all = ["app", "to"])]
+    pub(crate) abort: Option<String>,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }
@@ -253,6 +263,18 @@ pub(crate) struct Node {
 pub(crate) enum NodeVerb {
     /// List them
     Ls,
+    /// Place no more apps on it; those that it has stay
+    Cordon {
+        /// The node
+        node: NodeName,
+    },
+    /// Place apps on it again
+    Uncordon {
+        /// The node
+        node: NodeName,
+    },
+    /// Have all its apps move away, without a failed request, and cordon it
+    Drain(crate::args_nodes::Drain),
 }
 
 #[derive(Debug, clap::Args)]

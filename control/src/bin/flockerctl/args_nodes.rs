@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::Subcommand;
 use flocker_api::name::{AppName, NodeName};
 
-use crate::args::duration;
+use crate::args::{Wait, duration};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -148,4 +148,31 @@ pub(crate) struct Exec {
     /// Program and arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flockerctl node drain n1
+  flockerctl node drain n1 --concurrency 4 --to n2 n3
+  flockerctl node drain n1 --abort
+  flockerctl node uncordon n1
+
+Apps go in the order of their links and dependencies: what others need goes first. Ctrl-C aborts:
+moves before their pivot are undone, the others end, and no app is left between two nodes.
+Exit status 0: no app is left on the node. 1: some are, and the reasons are shown.")]
+pub(crate) struct Drain {
+    /// The node
+    pub(crate) node: NodeName,
+    /// How many apps move at once
+    #[arg(long, value_name = "N", default_value_t = 2,
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) concurrency: u32,
+    /// The only nodes that they may go to
+    #[arg(long, num_args = 1.., value_name = "NODE")]
+    pub(crate) to: Vec<NodeName>,
+    /// Give up a drain that runs
+    #[arg(long, conflicts_with_all = ["to", "concurrency"])]
+    pub(crate) abort: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
 }

@@ -66,7 +66,7 @@ async fn run(args: Args, output: &Output) -> Result<Verdict, Failure> {
         Command::Move(args) => commands::moves::start(&cli()?, &args).await,
         Command::Moves(args) => commands::moves::run(&cli()?, &args).await,
         Command::App(args) => commands::app::run(&cli()?, args).await,
-        Command::Node(args) => commands::node::run(&cli()?, &args).await,
+        Command::Node(args) => commands::node::run(&cli()?, args).await,
         Command::Route(args) => commands::route::run(&cli()?, *args).await,
         Command::Edge(args) => commands::edge::run(&cli()?, args).await,
         Command::Volume(args) => commands::volume::run(&cli()?, &args).await,

@@ -77,6 +77,7 @@ impl Executor<'_> {
                 .map(|volume| volume.used_bytes)
                 .sum(),
             epoch: header.epoch,
+            look_only: false,
         };
         let (reply, edges) = join(
             peers.preflight(&header.to, &request),

@@ -8,13 +8,13 @@ use std::{
 use flocker_api::{
     ErrorBody, ErrorCode,
     app::{AppRoute, OnBusy},
-    control::{EdgeOutcome, MoveStep, route_keys},
+    control::{EdgeOutcome, MoveStep},
     gate::{
         HoldLimits, HoldReport, PauseRequest, QuiesceReply, QuiesceRequest, ResumeReply,
         ResumeRequest, Retarget, SwitchRequest, Token,
     },
     name::EdgeName,
-    route::{Operation, Transaction},
+    route::{Operation, RouteKey, Transaction},
 };
 use futures_util::future::join_all;
 
@@ -30,9 +30,9 @@ use crate::{
 impl Executor<'_> {
     /// What stands against pausing the app's routes.
     pub(super) async fn edge_problems(&self, the_move: &Move) -> Vec<String> {
-        let keys = &route_keys(&the_move.header().app);
         let peers = &self.context.peers;
         let asked = peers.on_all_edges(|edge| async move {
+            let keys = self.keys_at(&edge, the_move);
             let routes = keys.iter().map(|key| peers.route(&edge, key));
             join_all(routes)
                 .await
@@ -45,6 +45,22 @@ impl Executor<'_> {
             Some(format!("edge {}: {}", outcome.edge, error.message))
         });
         failed.collect()
+    }
+
+    /// The keys of the app's routes that an edge has: links only one edge of each node has.
+    fn keys_at(&self, edge: &EdgeName, the_move: &Move) -> Vec<RouteKey> {
+        let routes = self.routes_at(edge, the_move);
+        routes.map(|route| route.key.clone()).collect()
+    }
+
+    fn routes_at<'m>(
+        &self,
+        edge: &EdgeName,
+        the_move: &'m Move,
+    ) -> impl Iterator<Item = &'m AppRoute> {
+        let links = self.context.topology.provides_links(edge);
+        let routes = the_move.header().app.routes.iter();
+        routes.filter(move |route| links || !matches!(route.key, RouteKey::Link(_)))
     }
 
     /// Pauses the routes on all edges, then waits until nothing is in flight.
@@ -79,14 +95,13 @@ impl Executor<'_> {
 
     /// Answers when each edge was paused.
     async fn pause_all(&self, the_move: &Move, token: Token) -> Vec<EdgeOutcome<f64>> {
-        let app = &the_move.header().app;
         let left = the_move
             .hold_ends_ms()
             .map_or(0.0, |ends| ends - self.now_ms());
         let hold = Duration::try_from_secs_f64(left / 1e3).unwrap_or(Duration::ZERO);
-        let request = &PauseRequest {
+        let request = |keys| PauseRequest {
             token: Some(token),
-            keys: route_keys(app),
+            keys,
             limits: HoldLimits {
                 // What a crash of control has used up of the hold is not granted again.
                 hold_ms: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX).max(1),
@@ -95,7 +110,10 @@ impl Executor<'_> {
         };
         let peers = &self.context.peers;
         let pause = |edge: EdgeName| async move {
-            peers.pause(&edge, request).await?;
+            let keys = self.keys_at(&edge, the_move);
+            if !keys.is_empty() {
+                peers.pause(&edge, &request(keys)).await?;
+            }
             Ok(self.now_ms())
         };
         peers.on_all_edges(pause).await
@@ -118,14 +136,18 @@ impl Executor<'_> {
     /// policy's time has passed.
     async fn quiesce_all(&self, the_move: &Move, token: Token) -> Result<Vec<String>, ErrorBody> {
         let app = &the_move.header().app;
-        let request = &QuiesceRequest {
+        let request = |keys| QuiesceRequest {
             token,
-            keys: route_keys(app),
+            keys,
             deadline_ms: app.move_policy.quiesce_ms,
         };
         let peers = &self.context.peers;
-        let quiesced =
-            peers.on_all_edges(|edge| async move { peers.quiesce(&edge, request).await });
+        let quiesced = peers.on_all_edges(|edge| async move {
+            match self.keys_at(&edge, the_move) {
+                keys if keys.is_empty() => Ok(QuiesceReply::Quiesced { closed: 0 }),
+                keys => peers.quiesce(&edge, &request(keys)).await,
+            }
+        });
         let mut busy = Vec::new();
         for EdgeOutcome { edge, result } in quiesced.await {
             match result.map_err(|error| at_edge(&edge, error))? {
@@ -153,18 +175,21 @@ impl Executor<'_> {
         }
         let token = token_of(the_move)?;
         let target = target_of(the_move)?;
-        let routes = &the_move.header().app.routes;
         let retarget = |route: &AppRoute| Retarget {
             key: route.key.clone(),
             upstreams: vec![SocketAddr::new(target, route.port).into()],
         };
-        let request = &SwitchRequest {
-            token,
-            changes: routes.iter().map(retarget).collect(),
-            resume: true,
-        };
         let peers = &self.context.peers;
         let switched = peers.on_all_edges(|edge| async move {
+            let routes: Vec<_> = self.routes_at(&edge, the_move).collect();
+            if routes.is_empty() {
+                return Ok(None);
+            }
+            let request = &SwitchRequest {
+                token,
+                changes: routes.iter().copied().map(retarget).collect(),
+                resume: true,
+            };
             let mut switched = peers.switch(&edge, request).await;
             if switched
                 .as_ref()
@@ -177,7 +202,7 @@ impl Executor<'_> {
                 // The pause has lapsed, or the edge was started anew, or an earlier attempt
                 // did it: what counts is where the routes lead.
                 Err(error) if !error.code.is_transient() => {
-                    lead_by_force(peers, &edge, routes, target)
+                    lead_by_force(peers, &edge, &routes, target)
                         .await
                         .map(|()| None)
                 }
@@ -193,12 +218,13 @@ impl Executor<'_> {
         let Some(token) = the_move.facts().token else {
             return Outcome::said("no routes");
         };
-        let request = &ResumeRequest {
-            token,
-            keys: route_keys(&the_move.header().app),
-        };
         let peers = &self.context.peers;
         let resumed = peers.on_all_edges(|edge| async move {
+            let keys = self.keys_at(&edge, the_move);
+            if keys.is_empty() {
+                return Ok(None);
+            }
+            let request = &ResumeRequest { token, keys };
             match peers.resume(&edge, request).await {
                 Ok(reply) => Ok(Some(reply)),
                 Err(error) if error.code.is_transient() => {
@@ -267,7 +293,7 @@ fn target_of(the_move: &Move) -> Result<IpAddr, ErrorBody> {
 async fn lead_by_force(
     peers: &Peers,
     edge: &EdgeName,
-    routes: &[AppRoute],
+    routes: &[&AppRoute],
     address: IpAddr,
 ) -> Result<(), ErrorBody> {
     let mut operations = Vec::new();

@@ -111,7 +111,10 @@ impl Executor<'_> {
         };
         match the_move.saga().next() {
             Next::Do(step) => {
-                let result = self.try_step(the_move, step).await;
+                let result = match the_move.is_aborted() {
+                    true => Err(aborted(the_move)),
+                    false => self.try_step(the_move, step).await,
+                };
                 let entry = match result {
                     Ok(outcome) => self.done(step, Event::Done, outcome),
                     Err(error) => self.failed(the_move, step, Event::Failed, error),
@@ -155,6 +158,34 @@ impl Executor<'_> {
         if the_move.saga().is_past_pivot() {
             return self.quickly(|| self.perform(the_move, step)).await;
         }
+        if may_be_cut_off(step) {
+            return tokio::select! {
+                biased;
+                () = self.until_aborted() => Err(aborted(the_move)),
+                performed = self.in_time(the_move, step) => performed,
+            };
+        }
+        self.in_time(the_move, step).await
+    }
+
+    /// Returns when someone has asked for the move to be given up.
+    async fn until_aborted(&self) {
+        let mut changes = self.context.progress.subscribe();
+        loop {
+            changes.borrow_and_update();
+            let state = self.context.ledger.state();
+            let found = state.moves.get(&self.id);
+            if found.is_some_and(|found| found.is_aborted()) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Performs a step, but holds requests no longer than leaves time for the way back.
+    async fn in_time(&self, the_move: &Move, step: MoveStep) -> Result<Outcome, ErrorBody> {
         let Some(budget) = the_move.time_to_turn_back(step, self.now_ms()) else {
             return self.perform(the_move, step).await;
         };
@@ -250,6 +281,7 @@ impl Executor<'_> {
                 Entry::new(now_ms, MoveStep::PIVOT, Event::Begun),
             )?;
             let late = next.time_to_turn_back(MoveStep::PIVOT, now_ms) == Some(Duration::ZERO);
+            let refused = refused.or_else(|| next.is_aborted().then(|| aborted(&next)));
             let refused = refused.or_else(|| late.then(|| hold_exceeded(&next, MoveStep::PIVOT)));
             let entry = match refused {
                 Some(error) => Entry::new(now_ms, MoveStep::PIVOT, Event::Failed).because(error),
@@ -314,7 +346,7 @@ fn push(next: &mut Move, entries: &mut Vec<Entry>, entry: Entry) -> Result<(), S
 }
 
 /// Entries as the next lines of a move's journal.
-fn journal(the_move: &Move, entries: Vec<Entry>) -> impl Iterator<Item = Change> {
+pub(super) fn journal(the_move: &Move, entries: Vec<Entry>) -> impl Iterator<Item = Change> {
     let id = the_move.header().id;
     let next = the_move.journal().len();
     (next..)
@@ -339,6 +371,25 @@ fn swap_primary(the_move: &Move) -> Change {
             epoch: the_move.next_epoch(),
         },
     }
+}
+
+/// Whether a step may be left in the middle when its move is aborted: those that may take long,
+/// and of which nothing can come late that its undo, or the reconciler, does not meet.
+fn may_be_cut_off(step: MoveStep) -> bool {
+    matches!(
+        step,
+        MoveStep::Preflight | MoveStep::Precopy | MoveStep::FinalDelta
+    )
+}
+
+fn aborted(the_move: &Move) -> ErrorBody {
+    let header = the_move.header();
+    let message = format!(
+        "the move of app '{}' was aborted; it stays on {}",
+        header.app.name(),
+        header.from
+    );
+    ErrorBody::new(ErrorCode::Precondition, message)
 }
 
 fn hold_exceeded(the_move: &Move, step: MoveStep) -> ErrorBody {

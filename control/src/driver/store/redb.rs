@@ -7,6 +7,7 @@
 //! | `volumes` | volume id | JSON of `VolumeRecord` |
 //! | `moves` | move id | JSON of its header |
 //! | `journal` | (move id, place) | JSON of one line; only ever appended |
+//! | `cordons` | node | nothing: it is there |
 //! | `counters` | name | the newest value drawn |
 
 use std::path::Path;
@@ -36,6 +37,7 @@ const PRIMARIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("primar
 const VOLUMES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("volumes");
 const MOVES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("moves");
 const JOURNAL: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("journal");
+const CORDONS: TableDefinition<'_, &str, ()> = TableDefinition::new("cordons");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 
 const SCHEMA_KEY: &str = "schema";
@@ -96,6 +98,7 @@ impl RedbStore {
         write.open_table(VOLUMES).map_err(broken)?;
         write.open_table(MOVES).map_err(broken)?;
         write.open_table(JOURNAL).map_err(broken)?;
+        write.open_table(CORDONS).map_err(broken)?;
         write.open_table(COUNTERS).map_err(broken)?;
         write.commit().map_err(broken)?;
         Ok(Self { database })
@@ -137,6 +140,14 @@ impl Store for RedbStore {
             let record: VolumeRecord = parse("volumes", &key, value.value())?;
             state.volumes.insert(record.id, record.into());
         }
+        let cordons = read.open_table(CORDONS).map_err(broken)?;
+        for row in cordons.iter().map_err(broken)? {
+            let (key, _) = row.map_err(broken)?;
+            let node = key.value().parse();
+            state
+                .cordoned
+                .insert(node.map_err(|error| unreadable("cordons", key.value(), error))?);
+        }
         let journal = read.open_table(JOURNAL).map_err(broken)?;
         for row in read
             .open_table(MOVES)
@@ -176,6 +187,15 @@ impl Store for RedbStore {
     }
 }
 
+fn cordon(write: &WriteTransaction, node: &str, cordoned: bool) -> Result<(), StoreError> {
+    let mut cordons = write.open_table(CORDONS).map_err(broken)?;
+    let changed = match cordoned {
+        true => cordons.insert(node, ()).map(drop),
+        false => cordons.remove(node).map(drop),
+    };
+    changed.map_err(broken)
+}
+
 fn write_change(write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
     match change {
         Change::PutApp { record } => {
@@ -204,6 +224,7 @@ fn write_change(write: &WriteTransaction, change: &Change) -> Result<(), StoreEr
                 .map_err(broken)?;
         }
         Change::BeginMove { header } => begin_move(write, header)?,
+        Change::Cordon { node, cordoned } => cordon(write, node.as_str(), *cordoned)?,
         Change::Journal {
             id,
             sequence,

@@ -172,17 +172,6 @@ impl Control {
         self.context().ledger.transact(decide).await.map(drop)
     }
 
-    fn check_node(&self, node: &NodeName) -> Result<(), Refusal> {
-        let known = &self.context().topology.nodes;
-        if known.contains_key(node) {
-            return Ok(());
-        }
-        Err(Refusal::UnknownNode {
-            node: node.clone(),
-            known: known.keys().cloned().collect(),
-        })
-    }
-
     /// Has these nodes asked how they are, so that what was done shows.
     async fn look_at(&self, nodes: impl IntoIterator<Item = &NodeName>) {
         let asked = nodes

@@ -35,7 +35,10 @@ use flocker_api::{
 pub(super) use self::routes::lacking;
 pub(crate) use self::routes::wanted;
 use self::routes::{forgotten_gates, route_changes};
-use super::state::{AppRecord, Life, Primary, State};
+use super::{
+    links,
+    state::{AppRecord, Life, Primary, State},
+};
 
 /// What was observed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -108,18 +111,21 @@ pub struct EdgeReport {
     pub uptime_s: u64,
     /// Its routes.
     pub routes: Arc<BTreeMap<RouteKey, RouteStatus>>,
+    /// Whether it provides the links of its node's apps.
+    pub links: bool,
 }
 
 impl EdgeReport {
     /// A table as its edge gave it.
     #[must_use]
-    pub fn new(table: RouteTable, uptime_s: u64) -> Self {
+    pub fn new(table: RouteTable, uptime_s: u64, links: bool) -> Self {
         let by_key = table.routes.into_iter();
         let by_key = by_key.map(|status| (status.route.key.clone(), status));
         Self {
             generation: table.generation,
             uptime_s,
             routes: Arc::new(by_key.collect()),
+            links,
         }
     }
 }
@@ -252,6 +258,7 @@ pub fn reconcile(state: &State, observed: &Observed, touched: &Touched) -> Plan 
             continue;
         }
         let app = AppView {
+            state,
             record,
             primary,
             observed,
@@ -275,6 +282,7 @@ pub fn reconcile(state: &State, observed: &Observed, touched: &Touched) -> Plan 
 
 /// An app with what is known of it.
 struct AppView<'a> {
+    state: &'a State,
     record: &'a AppRecord,
     primary: &'a Primary,
     observed: &'a Observed,
@@ -360,7 +368,14 @@ impl AppView<'_> {
                 self.here(AppAction::StartContainer(spec(), epoch))
             }
             Some(ContainerState::Running) => {
-                return Ok(self.next_of_running().or_else(|| self.next_of_copies(node)));
+                let next = self.next_of_running().or_else(|| self.next_of_copies(node));
+                let dangling = links::dangling(self.state, &self.record.app);
+                return match (next, dangling) {
+                    (None, Some(why)) => {
+                        Err(self.obstacle(why, "deploy what it leads to".to_owned()))
+                    }
+                    (next, _) => Ok(next),
+                };
             }
         };
         Ok(Some(action))

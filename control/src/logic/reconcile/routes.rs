@@ -14,7 +14,10 @@ use flocker_api::{
 };
 
 use super::{Action, EdgeReport, Observed};
-use crate::logic::state::{AppRecord, Life, State};
+use crate::logic::{
+    links,
+    state::{AppRecord, Life, State},
+};
 
 /// A route of an app as it shall be at an edge that has it like `found`, given the address of
 /// the app's node: what the app declares is set, everything else stays as it stands there.
@@ -34,13 +37,19 @@ pub(crate) fn wanted(route: &AppRoute, address: IpAddr, found: Option<&Route>) -
 
 /// The routes of an app that an edge lacks or has otherwise than they shall be.
 pub(in crate::logic) fn lacking<'r>(
+    state: &'r State,
     record: &'r AppRecord,
     address: IpAddr,
     report: &'r EdgeReport,
 ) -> impl Iterator<Item = Route> + 'r {
-    record.app.routes.iter().filter_map(move |route| {
+    let links = match report.links {
+        true => links::leading_to(state, record.app.name()),
+        false => Vec::new(),
+    };
+    let routes = record.app.routes.iter().cloned().chain(links);
+    routes.filter_map(move |route| {
         let found = report.routes.get(&route.key).map(|found| &found.route);
-        let wanted = wanted(route, address, found);
+        let wanted = wanted(&route, address, found);
         (found != Some(&wanted)).then_some(wanted)
     })
 }
@@ -74,7 +83,7 @@ pub(super) fn route_changes(
         else {
             continue;
         };
-        let routes = lacking(record, address, report);
+        let routes = lacking(state, record, address, report);
         operations.extend(routes.map(|route| Operation::Put { route }));
     }
     for (name, record) in &state.apps {
@@ -85,6 +94,11 @@ pub(super) fn route_changes(
         let left = left.filter(|key| report.routes.contains_key(key) && !wanted.contains(key));
         operations.extend(left.map(|key| Operation::Remove { key: key.clone() }));
     }
+    // The addresses of links are ours alone, so what is there and is none any more can go.
+    let links = links::keys(state);
+    let over = report.routes.keys().filter(|key| links::is_ours(key));
+    let over = over.filter(|key| !report.links || !links.contains(*key));
+    operations.extend(over.map(|key| Operation::Remove { key: key.clone() }));
     (!operations.is_empty()).then(|| Action::Routes {
         edge: edge.clone(),
         transaction: Transaction {
@@ -102,7 +116,13 @@ pub(super) fn forgotten_gates(state: &State, edge: &EdgeName, report: &EdgeRepor
         .filter(|(name, _)| state.move_of(name).is_none());
     let forgotten = apps.filter_map(|(_, record)| {
         let token = state.moves.get(&record.last_move?)?.facts().token?;
-        let keys = record.app.routes.iter().map(|route| &route.key);
+        let links = links::leading_to(state, record.app.name());
+        let keys = record
+            .app
+            .routes
+            .iter()
+            .chain(&links)
+            .map(|route| &route.key);
         let paused = |key: &&RouteKey| {
             report.routes.get(key).is_some_and(|status| {
                 status.gate.state == GateState::Paused && status.gate.token == token

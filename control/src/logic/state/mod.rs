@@ -144,6 +144,13 @@ pub enum Change {
         /// The volume.
         id: VolumeId,
     },
+    /// A node gets no apps from now on, or may again.
+    Cordon {
+        /// The node.
+        node: NodeName,
+        /// Whether it gets none.
+        cordoned: bool,
+    },
     /// A pause token is drawn: it must be newer than all before it.
     DrawToken {
         /// The token.
@@ -215,6 +222,8 @@ pub struct State {
     pub moves: BTreeMap<MoveId, Arc<Move>>,
     /// Volumes that belong to no app, by identity.
     pub volumes: BTreeMap<VolumeId, Arc<VolumeRecord>>,
+    /// Nodes that get no apps.
+    pub cordoned: BTreeSet<NodeName>,
     /// The newest pause token.
     pub token: Token,
 }
@@ -253,6 +262,12 @@ impl State {
             }
             Change::DropVolume { id } => {
                 self.volumes.remove(id);
+            }
+            Change::Cordon { node, cordoned } => {
+                match cordoned {
+                    true => self.cordoned.insert(node.clone()),
+                    false => self.cordoned.remove(node),
+                };
             }
             Change::DrawToken { token } => {
                 check_token(*token, self.token)?;

@@ -385,14 +385,9 @@ impl Edge {
 
         let mut opened = Vec::new();
         for key in &keys {
-            if let RouteKey::Tcp(port) = key
-                && old.get(key).is_none()
-                && new.get(key).is_some()
-            {
-                // Another process listens for us, if we are retired.
-                if !change.retired {
-                    opened.append(&mut self.bind_port(port.get(), inherited)?);
-                }
+            // Another process listens for us, if we are retired.
+            if !change.retired && old.get(key).is_none() && new.get(key).is_some() {
+                opened.append(&mut self.bind_for(key, inherited)?);
             }
         }
         let generation = new.generation();
@@ -436,8 +431,8 @@ impl Edge {
             after => {
                 self.deliver(before.gate.remove());
                 self.forget(&before.set, None);
-                if let (None, RouteKey::Tcp(port)) = (after, key) {
-                    self.close_port(change, port.get());
+                if after.is_none() {
+                    self.close_for(change, key);
                 }
             }
         }
@@ -476,6 +471,22 @@ impl Edge {
         &self.watch
     }
 
+    /// Binds what a route needs that has listeners of its own.
+    fn bind_for(
+        &self,
+        key: &RouteKey,
+        inherited: &mut Sockets,
+    ) -> Result<Vec<Listener>, EdgeError> {
+        match key {
+            RouteKey::Tcp(port) => self.bind_port(port.get(), inherited),
+            RouteKey::Link(address) => {
+                let workers = self.config.workers;
+                Ok(inherited.take_or_bind((*address).into(), ListenerKind::Link, workers)?)
+            }
+            RouteKey::Http(..) | RouteKey::Https(..) => Ok(Vec::new()),
+        }
+    }
+
     fn bind_port(&self, port: u16, inherited: &mut Sockets) -> Result<Vec<Listener>, EdgeError> {
         if self.config.tcp.is_empty() {
             return Err(EdgeError::NoTcpAddress(port));
@@ -507,10 +518,16 @@ impl Edge {
         }
     }
 
-    fn close_port(&self, change: &mut Change, port: u16) {
+    fn close_for(&self, change: &mut Change, key: &RouteKey) {
         let (done, closed) = mpsc::channel();
         change.listeners.retain(|listener| {
-            let closes = listener.kind == ListenerKind::Tcp && listener.address.port() == port;
+            let closes = match (key, listener.kind) {
+                (RouteKey::Tcp(port), ListenerKind::Tcp) => listener.address.port() == port.get(),
+                (RouteKey::Link(address), ListenerKind::Link) => {
+                    listener.address == SocketAddr::V4(*address)
+                }
+                _ => false,
+            };
             if closes {
                 for mailbox in &self.mailboxes {
                     mailbox.send(Mail::Unlisten(listener.address, done.clone()));

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entrance {
     kind: ListenerKind,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Worker {
@@ -70,8 +70,7 @@ impl Worker {
             self.timers.set(self.now + wait, Alarm::Accept);
         }
         for (stream, client, kind, address) in accepted {
-            let port = address.port();
-            self.welcome(stream, client, Entrance { kind, port });
+            self.welcome(stream, client, Entrance { kind, address });
         }
     }
 
@@ -112,7 +111,7 @@ impl Worker {
 
     fn begin(&mut self, slot: &mut Slot, index: usize, entrance: Entrance) {
         self.consult(slot, index, |session, cx| {
-            *session = Session::arrive(entrance.kind, entrance.port, cx);
+            *session = Session::arrive(entrance.kind, entrance.address, cx);
         });
     }
 

@@ -397,9 +397,17 @@ pub enum Session {
 
 impl Session {
     /// The session of a client that has come to a listener.
-    pub fn arrive(kind: ListenerKind, port: u16, cx: &mut Cx<'_>) -> Self {
+    pub fn arrive(kind: ListenerKind, at: SocketAddr, cx: &mut Cx<'_>) -> Self {
         match kind {
-            ListenerKind::Tcp => Self::Opaque(opaque::Session::tcp(port, cx)),
+            ListenerKind::Tcp => Self::Opaque(opaque::Session::tcp(Key::Tcp(at.port()), cx)),
+            ListenerKind::Link => {
+                let key = match at {
+                    SocketAddr::V4(at) => Key::Link(at),
+                    // Links have addresses of the old kind alone.
+                    SocketAddr::V6(at) => Key::Tcp(at.port()),
+                };
+                Self::Opaque(opaque::Session::tcp(key, cx))
+            }
             ListenerKind::Https => Self::Opaque(opaque::Session::https(cx)),
             ListenerKind::Http => Self::Http(Box::new(http::Session::new(Scheme::Http, cx))),
         }

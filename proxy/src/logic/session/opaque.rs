@@ -70,10 +70,10 @@ enum State {
 }
 
 impl Session {
-    /// A connection to a TCP port.
-    pub fn tcp(port: u16, cx: &mut Cx<'_>) -> Self {
+    /// A connection to a port or a link, of which the first byte need not be known.
+    pub fn tcp(key: Key, cx: &mut Cx<'_>) -> Self {
         let mut session = Self {
-            key: Key::Tcp(port),
+            key,
             ahead: Vec::new(),
             visit: Some(cx.visit(Protocol::Tcp, cx.now)),
             state: State::Closed { _admission: None },

@@ -13,7 +13,7 @@ use flocker_api::{
 
 use super::{
     Access, Action, ConnectFailure, Cx, Ending, Event, Policy, Reuse, Session, SessionLimits, Side,
-    Table, Tables, Want, http, opaque,
+    Table, Tables, Want, http, opaque, way,
 };
 use crate::{
     logic::{
@@ -176,7 +176,12 @@ impl Rig {
 
     pub(super) fn tcp() -> Self {
         let mut rig = Self::new();
-        rig.with_cx(|_, cx| Some(Session::Opaque(opaque::Session::tcp(5432, cx))));
+        rig.with_cx(|_, cx| {
+            Some(Session::Opaque(opaque::Session::tcp(
+                way::Key::Tcp(5432),
+                cx,
+            )))
+        });
         rig
     }
 

@@ -2,7 +2,7 @@
 //! the upstream that is next, and what to do when that one cannot be had.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     sync::Arc,
 };
 
@@ -26,6 +26,8 @@ use crate::logic::{
 pub enum Key {
     /// The port that was connected to.
     Tcp(u16),
+    /// The loopback address that was connected to.
+    Link(SocketAddrV4),
     /// The normal form of the SNI.
     Https(String),
     /// What a request names.
@@ -44,6 +46,7 @@ impl Key {
     pub(crate) fn find<'t>(&self, table: &'t Table) -> Option<Found<'t>> {
         let entry = match self {
             Self::Tcp(port) => table.lookup_tcp(*port),
+            Self::Link(address) => table.lookup_link(*address),
             // What is passed through.
             Self::Https(host) => {
                 let found = table.lookup_https(host, "");

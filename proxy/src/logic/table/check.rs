@@ -15,7 +15,7 @@ use super::{
 pub(super) fn check_route(route: &Route) -> Result<(), TransactionError> {
     let key = &route.key;
     let opaque = match key {
-        RouteKey::Tcp(_) => true,
+        RouteKey::Tcp(_) | RouteKey::Link(_) => true,
         RouteKey::Http(..) => false,
         RouteKey::Https(..) => route.tls.is_passthrough(),
     };

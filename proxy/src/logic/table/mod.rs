@@ -8,7 +8,7 @@ mod check;
 mod shards;
 mod site;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddrV4, sync::Arc};
 
 use flocker_api::{
     ErrorBody, ErrorCode,
@@ -20,7 +20,7 @@ use flocker_api::{
 use serde_json::json;
 
 use check::{check_route, check_sites};
-use shards::{Kind, Probe, Shards};
+use shards::{Kind, Probe, Shards, link_bytes};
 use site::{Site, Tally};
 
 use super::balance::{Answer, Set};
@@ -202,6 +202,12 @@ impl<G: Clone> RouteTable<G> {
     #[must_use]
     pub fn lookup_tcp(&self, port: u16) -> Option<&Arc<Entry<G>>> {
         self.shards.find(Probe::tcp(&port.to_be_bytes()))
+    }
+
+    /// The route of a link's address.
+    #[must_use]
+    pub fn lookup_link(&self, address: SocketAddrV4) -> Option<&Arc<Entry<G>>> {
+        self.shards.find(Probe::link(&link_bytes(address)))
     }
 
     /// The route of a request in clear: of the exact host the one with the longest prefix of

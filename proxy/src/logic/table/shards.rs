@@ -9,6 +9,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
+    net::SocketAddrV4,
     sync::Arc,
 };
 
@@ -34,7 +35,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Probe<'k> {
     pub(super) kind: Kind,
-    /// The host, or below which domain; the port of a TCP key.
+    /// The host, or below which domain; the port of a TCP key, the address of a link.
     host: &'k [u8],
     /// Begins with `/`, which no host has, or is empty.
     prefix: &'k [u8],
@@ -45,6 +46,15 @@ impl<'k> Probe<'k> {
         Self {
             kind: Kind::Tcp,
             host: port,
+            prefix: &[],
+        }
+    }
+
+    /// A link's key has six bytes where a port has two.
+    pub(super) fn link(address: &'k [u8; 6]) -> Self {
+        Self {
+            kind: Kind::Tcp,
+            host: address,
             prefix: &[],
         }
     }
@@ -75,7 +85,7 @@ impl<'k> Probe<'k> {
 /// A host or domain in the form of a key.
 pub(super) fn site_of(key: &RouteKey) -> Option<(Kind, &str, &PathPrefix)> {
     match key {
-        RouteKey::Tcp(_) => None,
+        RouteKey::Tcp(_) | RouteKey::Link(_) => None,
         RouteKey::Http(HostPattern::Exact(host), path) => Some((Kind::Http, host.as_str(), path)),
         RouteKey::Http(HostPattern::Wildcard(domain), path) => {
             Some((Kind::HttpBelow, domain.as_str(), path))
@@ -85,6 +95,12 @@ pub(super) fn site_of(key: &RouteKey) -> Option<(Kind, &str, &PathPrefix)> {
             Some((Kind::HttpsBelow, domain.as_str(), path))
         }
     }
+}
+
+/// A link's address as its key has it.
+pub(super) fn link_bytes(address: SocketAddrV4) -> [u8; 6] {
+    let ([a, b, c, d], [high, low]) = (address.ip().octets(), address.port().to_be_bytes());
+    [a, b, c, d, high, low]
 }
 
 /// What can be in the map.
@@ -107,6 +123,7 @@ impl<G> Keyed for Entry<G> {
     fn probe<A>(key: &RouteKey, with: impl FnOnce(Probe<'_>) -> A) -> A {
         match (key, site_of(key)) {
             (_, Some((kind, host, path))) => with(Probe::site(kind, host, path.as_str())),
+            (RouteKey::Link(address), _) => with(Probe::link(&link_bytes(*address))),
             (RouteKey::Tcp(port), _) => with(Probe::tcp(&port.get().to_be_bytes())),
             (RouteKey::Http(..) | RouteKey::Https(..), None) => with(Probe::tcp(&[0, 0])),
         }

@@ -158,6 +158,7 @@ fn details(out: &Output, status: &EdgeStatus) -> String {
             ListenerKind::Tcp => "tcp",
             ListenerKind::Http => "http",
             ListenerKind::Https => "https",
+            ListenerKind::Link => "link",
         };
         lines.push(("listens", format!("{kind} at {}", listener.address)));
     }

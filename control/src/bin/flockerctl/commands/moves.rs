@@ -11,9 +11,10 @@ use flocker_api::{
     control::{MoveRequest, MoveState, MoveStatus},
     name::MoveId,
 };
+use serde_json::json;
 
 use super::{
-    Cli, DEADLINE,
+    Cli, DEADLINE, explain,
     live::{self, Show},
     now_ms,
 };
@@ -31,10 +32,17 @@ const FOLLOW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `flockerctl move`
 pub(crate) async fn start(cli: &Cli<'_>, args: &args::Move) -> Result<Verdict, Failure> {
-    let request = MoveRequest {
-        app: args.app.clone(),
-        to: args.to.clone(),
+    if let Some(id) = &args.abort {
+        return abort(cli, id, args.wait.timeout).await;
+    }
+    // The arguments' own rules see to it that both are there.
+    let (Some(app), Some(to)) = (args.app.clone(), args.to.clone()) else {
+        return Err(Failure::Usage("an app and --to NODE are needed".to_owned()));
     };
+    let request = MoveRequest { app, to };
+    if args.explain {
+        return explain::run(cli, &request).await;
+    }
     let status: MoveStatus = cli.control.post("/v2/moves", &request, DEADLINE).await?;
     if !args.wait.no_wait {
         return follow(cli, status, args.wait.timeout).await;
@@ -85,6 +93,27 @@ async fn show(cli: &Cli<'_>, id: &str, follow_it: bool) -> Result<Verdict, Failu
     Ok(Verdict::Done)
 }
 
+/// Gives a move up and follows it back.
+async fn abort(cli: &Cli<'_>, id: &str, timeout: Duration) -> Result<Verdict, Failure> {
+    let id = find(cli, id).await?;
+    let path = format!("/v2/moves/{id}/abort");
+    let status: MoveStatus = cli.control.post(&path, &json!({}), DEADLINE).await?;
+    let status = until_ended(cli, status, timeout).await?;
+    let undone = status
+        .as_ref()
+        .is_some_and(|one| one.state == MoveState::Undone);
+    match status {
+        Some(status) if cli.out.json => cli.out.json(&status)?,
+        Some(status) => cli.out.text(&live::summary(cli.out, &status))?,
+        None => cli.out.remark("it is still on its way back"),
+    }
+    Ok(if undone {
+        Verdict::Done
+    } else {
+        Verdict::Failed
+    })
+}
+
 /// The move whose id begins so.
 async fn find(cli: &Cli<'_>, text: &str) -> Result<MoveId, Failure> {
     if let Ok(id) = text.parse() {
@@ -123,7 +152,8 @@ async fn follow(cli: &Cli<'_>, status: MoveStatus, timeout: Duration) -> Result<
     };
     let Some(status) = waited else {
         cli.out.remark(&format!(
-            "the move goes on; follow it with: flockerctl moves show {id} --follow"
+            "the move goes on; follow it with: flockerctl moves show {id} --follow, give it up \
+             with: flockerctl move --abort {id}"
         ));
         return Ok(Verdict::Failed);
     };

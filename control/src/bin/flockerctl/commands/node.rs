@@ -5,7 +5,7 @@ use flocker_api::{
     control::{ClusterStatus, NodeSummary},
 };
 
-use super::{Cli, DEADLINE, now_ms};
+use super::{Cli, DEADLINE, drain, now_ms};
 use crate::{
     args::{self, NodeVerb},
     failure::{Failure, Verdict},
@@ -14,8 +14,16 @@ use crate::{
 };
 
 /// `flockerctl node`
-pub(crate) async fn run(cli: &Cli<'_>, args: &args::Node) -> Result<Verdict, Failure> {
-    let NodeVerb::Ls = args.verb;
+pub(crate) async fn run(cli: &Cli<'_>, args: args::Node) -> Result<Verdict, Failure> {
+    match args.verb {
+        NodeVerb::Ls => list(cli).await,
+        NodeVerb::Cordon { node } => drain::cordon(cli, &node, true).await,
+        NodeVerb::Uncordon { node } => drain::cordon(cli, &node, false).await,
+        NodeVerb::Drain(args) => drain::run(cli, args).await,
+    }
+}
+
+async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
     let status: ClusterStatus = cli.control.get("/v2/status", DEADLINE).await?;
     if cli.out.json {
         cli.out.json(&status.nodes)?;
@@ -28,7 +36,11 @@ pub(crate) async fn run(cli: &Cli<'_>, args: &args::Node) -> Result<Verdict, Fai
 /// The table of nodes.
 pub(crate) fn table(out: &Output, status: &ClusterStatus, now_ms: u64) -> String {
     let rows = status.nodes.iter().map(|node| {
-        let mut row = vec![node.name.to_string()];
+        let name = match node.cordoned {
+            true => format!("{} (cordoned)", node.name),
+            false => node.name.to_string(),
+        };
+        let mut row = vec![name];
         match &node.status {
             Ok(seen) => row.extend(columns(seen)),
             Err(error) => {
