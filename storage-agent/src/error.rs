@@ -5,6 +5,7 @@ use std::time::Duration;
 use flocker_api::{
     ErrorBody, ErrorCode,
     agent::StorageKind,
+    aside::AsideKey,
     error::chain,
     name::{NodeName, VolumeId, VolumeName},
     tls::Identity,
@@ -18,6 +19,9 @@ pub enum VolumeError {
     /// No copy of it is on this node.
     #[error("volume {0} is not on this node")]
     NotFound(VolumeId),
+    /// Nothing of this key is kept aside of the volume.
+    #[error("nothing is kept aside as {1} of volume {0} on this node")]
+    NoAside(VolumeId, AsideKey),
     /// Another volume has the name.
     #[error("volume name '{name}' is taken on this node by volume {id}")]
     NameTaken {
@@ -227,7 +231,7 @@ impl VolumeError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound(_) | Self::NoSnapshot { .. } => ErrorCode::NotFound,
+            Self::NotFound(_) | Self::NoSnapshot { .. } | Self::NoAside(..) => ErrorCode::NotFound,
             Self::Policy(_) => ErrorCode::InvalidRequest,
             Self::NameTaken { .. } | Self::SnapshotExists { .. } => ErrorCode::AlreadyExists,
             Self::StaleEpoch { .. } => ErrorCode::StaleEpoch,

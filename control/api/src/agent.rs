@@ -12,6 +12,9 @@
 //! | `PUT /v1/volumes/{id}/replication` | [`crate::replication::SetReplication`] | [`VolumeStatus`] |
 //! | `POST /v1/volumes/{id}/promote` | [`EpochRequest`] | [`VolumeStatus`] |
 //! | `POST /v1/volumes/{id}/demote` | [`EpochRequest`] | [`VolumeStatus`] |
+//! | `POST /v1/volumes/{id}/aside` | [`EpochRequest`] | [`crate::aside::SetAside`]: a replica as a whole, so that it is sent anew |
+//! | `GET /v1/asides/{id}/{key}?paths=N` | | [`crate::aside::AsideDetails`] |
+//! | `POST /v1/asides/{id}/{key}` | [`crate::aside::Resolve`] | [`crate::aside::Resolved`] |
 //! | `POST /v1/containers/{app}/create` | [`CreateContainer`] | [`ContainerStatus`] |
 //! | `POST /v1/containers/{app}/start` | [`EpochRequest`] | [`StartReply`] |
 //! | `POST /v1/containers/{app}/pre-stop` | [`EpochRequest`] | `{}` |

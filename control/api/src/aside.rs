@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     name::{NodeName, VolumeId, VolumeName},
-    volume::{Epoch, Guid},
+    volume::{Epoch, Guid, VolumeStatus},
 };
 
 /// Why something was put aside.
@@ -150,6 +150,112 @@ pub struct Aside {
     pub used_bytes: u64,
     /// Its snapshots, oldest first; the last is its state when it was put aside.
     pub snapshots: Vec<String>,
+}
+
+/// Most paths of an aside that are told in one answer.
+pub const PATHS_MAX: usize = 10_000;
+
+/// An aside, and how it differs from the snapshot that it has in common with its volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsideDetails {
+    /// The aside.
+    pub aside: Aside,
+    /// What was changed; `None` where there is nothing to compare with: it is a whole copy, or
+    /// its volume is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+}
+
+/// What was changed in a tree of files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Paths that are new.
+    pub created: u64,
+    /// Files and links with other content, and what has another owner or mode.
+    pub modified: u64,
+    /// Paths that are gone.
+    pub removed: u64,
+    /// What has another path; where a directory has, what is in it is not counted again. Found
+    /// on ZFS only: elsewhere they are removed and created.
+    pub renamed: u64,
+    /// The first of them, by path.
+    pub paths: Vec<ChangedPath>,
+}
+
+impl Changes {
+    /// How many paths were changed.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.created + self.modified + self.removed + self.renamed
+    }
+}
+
+/// A path that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChangedPath {
+    /// The path below the volume's root; what is no UTF-8 in it is replaced.
+    pub path: String,
+    /// In which way.
+    pub change: PathChange,
+    /// The path that it had before, if it was renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
+/// In which way a path was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathChange {
+    /// It is new.
+    Created,
+    /// It has other content, owner or mode.
+    Modified,
+    /// It is gone.
+    Removed,
+    /// It had another path.
+    Renamed,
+}
+
+impl PathChange {
+    /// The word by which it is told.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Modified => "modified",
+            Self::Removed => "removed",
+            Self::Renamed => "renamed",
+        }
+    }
+}
+
+/// What shall become of an aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Resolve {
+    /// It is destroyed for good.
+    Discard,
+    /// It becomes a volume of its own, on the node where it is: mounted, primary, epoch 1.
+    Keep {
+        /// The name of that volume; unique on the node.
+        name: VolumeName,
+    },
+}
+
+/// What has become of an aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The volume that it has become, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeStatus>,
+}
+
+/// What was put aside, if anything was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// It.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<Aside>,
 }
 
 #[cfg(test)]

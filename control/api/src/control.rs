@@ -4,6 +4,9 @@
 //! | --- | --- | --- |
 //! | `GET /v2/status` | | [`ClusterStatus`] |
 //! | `GET /v2/nodes/{node}/doctor` | | [`crate::doctor::Diagnosis`] |
+//! | `POST /v2/nodes/{node}/volumes/{id}/aside` | [`crate::agent::EpochRequest`] | [`crate::aside::SetAside`] |
+//! | `GET /v2/nodes/{node}/asides/{id}/{key}?paths=N` | | [`crate::aside::AsideDetails`] |
+//! | `POST /v2/nodes/{node}/asides/{id}/{key}` | [`crate::aside::Resolve`] | [`crate::aside::Resolved`] |
 //! | `POST /v2/deploy` | [`DeployRequest`] | [`DeployReply`] |
 //! | `GET /v2/apps/{app}` | | [`AppStatus`] |
 //! | `DELETE /v2/apps/{app}` | | `{}` (its volumes are kept) |

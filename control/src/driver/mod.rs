@@ -8,6 +8,7 @@
 //! | [`executor`] | performs the steps of moves |
 //! | [`observer`] | asks agents and edges how they are |
 //! | `doctor` | examines nodes |
+//! | `asides` | what nodes keep of volumes that their primaries lack |
 //! | `leases` | confirms nodes |
 //! | [`reconciler`] | carries out what [`crate::logic::reconcile`] plans |
 //! | `volumes` | what operators do with volumes |
@@ -15,6 +16,7 @@
 //! | [`control`] | what the API asks for |
 //! | [`server`] | the API itself |
 
+mod asides;
 pub mod context;
 pub mod control;
 mod doctor;

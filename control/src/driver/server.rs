@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::net::UnixListener;
 
-use super::{control::Control, server_volumes};
+use super::{asides, control::Control, server_volumes};
 use crate::error::Refusal;
 
 /// Longest wait that one long-poll may ask for.
@@ -40,6 +40,7 @@ pub fn router(control: Arc<Control>) -> Router {
             get(|State(control): Shared| async move { Json(control.status()) }),
         )
         .route("/v2/nodes/{node}/doctor", get(examine))
+        .merge(asides::routes())
         .route("/v2/deploy", post(deploy))
         .route("/v2/apps/{app}", get(app).delete(delete_app))
         .route("/v2/apps/{app}/logs", get(app_logs))
@@ -113,6 +114,12 @@ pub(super) struct Failure(pub(super) ErrorBody);
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self(refusal.into())
+    }
+}
+
+impl From<ErrorBody> for Failure {
+    fn from(error: ErrorBody) -> Self {
+        Self(error)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use flocker_api::{
     app::App,
+    aside::{Aside, AsideCause},
     container::{ContainerState, ContainerStatus, Restart},
     control::{
         AppPhase, AppStatus, MoveState, MoveStatus, MoveStep, Problem, StepState, StepStatus,
@@ -351,6 +352,33 @@ pub fn problems(
     problems
 }
 
+/// Nothing is lost, but only a person can know whether it is of any worth. What was rolled back on
+/// purpose is nobody's problem.
+fn aside_problem(node: &NodeName, aside: &Aside) -> Option<Problem> {
+    let bytes = aside.written_bytes;
+    let (volume, epoch) = (&aside.name, aside.epoch);
+    let message = match aside.cause {
+        AsideCause::Diverged => format!(
+            "what was written to volume '{volume}' under epoch {epoch} and reached no other node is kept aside: {bytes} bytes"
+        ),
+        AsideCause::Touched => {
+            format!(
+                "what somebody wrote to a replica of volume '{volume}' is kept aside: {bytes} bytes"
+            )
+        }
+        AsideCause::RolledBack => return None,
+        AsideCause::Unrelated => format!(
+            "a copy of volume '{volume}' that has nothing in common with its primary is kept aside: {bytes} bytes"
+        ),
+    };
+    Some(Problem {
+        subject: format!("node {node}"),
+        message,
+        next: format!("a person decides: flockerctl volume resolve {volume} --node {node}"),
+        since_ms: aside.since_ms,
+    })
+}
+
 fn node_problems(
     state: &State,
     name: &NodeName,
@@ -389,6 +417,11 @@ fn node_problems(
     {
         problems.push(problem(message, "its agent keeps trying".to_owned()));
     }
+    let asides = node
+        .asides
+        .iter()
+        .filter_map(|aside| aside_problem(name, aside));
+    problems.extend(asides);
     for volume in &node.volumes {
         let owner = state.apps.values().find(|record| {
             record

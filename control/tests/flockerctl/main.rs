@@ -6,6 +6,7 @@
     reason = "a test of a program starts the program, counts ages from now, and fails by a panic"
 )]
 
+mod asides;
 mod ca;
 mod edges;
 mod files;

@@ -11,12 +11,20 @@ use std::{
 };
 
 use flocker_api::{
-    aside::{Aside, AsideCause, AsideKey, CommonSnapshot},
-    name::VolumeId,
-    volume::{Guid, Snapshot},
+    agent::CreateVolume,
+    aside::{
+        Aside, AsideCause, AsideDetails, AsideKey, CommonSnapshot, PATHS_MAX, Resolve, Resolved,
+        SetAside,
+    },
+    name::{VolumeId, VolumeName},
+    volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
 };
 
-use super::{index::Entry, storage::LocalCopy, volumes::Volumes};
+use super::{
+    index::Entry,
+    storage::LocalCopy,
+    volumes::{Volumes, fresh},
+};
 use crate::{
     error::VolumeError,
     logic::aside::{Note, cause},
@@ -27,6 +35,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Asides {
     inner: Mutex<Inner>,
+    /// Held while one of them is looked at or resolved.
+    busy: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +69,7 @@ impl Volumes {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let micros = since.unwrap_or_default().as_micros();
         let note = Note {
+            volume: copy.id,
             key: AsideKey {
                 cause: reason.unwrap_or(told),
                 epoch,
@@ -135,22 +146,117 @@ impl Volumes {
         known.find(|a| a.volume == id && a.key == key).cloned()
     }
 
+    /// One of them, and what was changed.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be looked at.
+    pub async fn aside_details(
+        &self,
+        id: VolumeId,
+        key: AsideKey,
+        paths_max: usize,
+    ) -> Result<AsideDetails, VolumeError> {
+        let _busy = self.asides_known().busy.lock().await;
+        let aside = self.aside(id, key).ok_or(VolumeError::NoAside(id, key))?;
+        let paths_max = paths_max.min(PATHS_MAX);
+        let changes = self.storage().aside_changes(&aside, paths_max).await?;
+        Ok(AsideDetails { aside, changes })
+    }
+
+    /// Does with one of them what somebody has decided.
+    ///
+    /// # Errors
+    /// When there is none, somebody uses it, or the name is taken.
+    pub async fn resolve_aside(
+        &self,
+        id: VolumeId,
+        key: AsideKey,
+        how: Resolve,
+    ) -> Result<Resolved, VolumeError> {
+        match how {
+            Resolve::Discard => {
+                self.discard_aside(id, key).await?;
+                Ok(Resolved { volume: None })
+            }
+            Resolve::Keep { name } => {
+                let volume = self.keep_as_volume(id, key, name).await?;
+                Ok(Resolved {
+                    volume: Some(volume),
+                })
+            }
+        }
+    }
+
     /// Destroys what is kept aside, for good; what is not there is success.
     ///
     /// # Errors
     /// When somebody uses it.
     pub async fn discard_aside(&self, id: VolumeId, key: AsideKey) -> Result<(), VolumeError> {
-        let entry = self.entry(id);
-        let _lock = entry.lock.lock().await;
+        let _busy = self.asides_known().busy.lock().await;
         let Some(aside) = self.aside(id, key) else {
             return Ok(());
         };
         self.storage().discard_aside(&aside).await?;
+        self.drop_aside(id, key);
+        tracing::info!(volume = %id, aside = %key, "what was kept aside is discarded");
+        Ok(())
+    }
+
+    async fn keep_as_volume(
+        &self,
+        id: VolumeId,
+        key: AsideKey,
+        name: VolumeName,
+    ) -> Result<VolumeStatus, VolumeError> {
+        let _busy = self.asides_known().busy.lock().await;
+        let aside = self.aside(id, key).ok_or(VolumeError::NoAside(id, key))?;
+        let copies = self.storage().list().await?;
+        if let Some(other) = copies.iter().find(|copy| copy.name == name) {
+            return Err(VolumeError::NameTaken { name, id: other.id });
+        }
+        let request = CreateVolume {
+            id: VolumeId::random(),
+            name,
+            size_bytes: None,
+            epoch: Epoch(1),
+        };
+        self.storage().keep_as_volume(&aside, &request).await?;
+        self.drop_aside(id, key);
+        tracing::info!(
+            volume = %id, aside = %key, name = %request.name, new = %request.id,
+            "what was kept aside is a volume of its own"
+        );
+        self.get(request.id).await
+    }
+
+    fn drop_aside(&self, id: VolumeId, key: AsideKey) {
         let mut inner = self.asides_known().lock();
         inner.known.retain(|a| !(a.volume == id && a.key == key));
         drop(inner);
-        tracing::info!(volume = %id, aside = %key, "what was kept aside is discarded");
+        // The snapshot on which it depended may go.
         self.tidy_later(id);
-        Ok(())
+    }
+
+    /// Puts a replica aside as a whole, so that it is sent anew: where it has nothing in common
+    /// with its primary, only a person can know whether it is of any worth.
+    ///
+    /// # Errors
+    /// When it is a primary, the epoch is stale, or the copy is not here.
+    pub async fn set_aside(&self, id: VolumeId, epoch: Epoch) -> Result<SetAside, VolumeError> {
+        let entry = self.entry(id);
+        let _lock = entry.lock.lock().await;
+        entry.forget();
+        let copy = self.look_up(id, &entry).await?;
+        let copy = copy.ok_or(VolumeError::NotFound(id))?;
+        fresh(&copy, epoch)?;
+        if copy.role == Role::Primary {
+            return Err(VolumeError::Busy {
+                id,
+                reason: "it is the primary here".to_owned(),
+            });
+        }
+        self.storage().unmount(&copy).await?;
+        let aside = self.put_aside(&entry, &copy, None, None).await?;
+        Ok(SetAside { aside })
     }
 }

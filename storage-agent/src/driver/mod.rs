@@ -4,6 +4,7 @@ pub mod admin;
 mod admin_jobs;
 mod asides;
 mod bookmarks;
+mod compare;
 mod confirm;
 pub mod containers;
 mod directory;

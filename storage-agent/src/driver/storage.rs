@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
-    aside::Aside,
+    aside::{Aside, Changes},
     name::{VolumeId, VolumeName},
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
@@ -400,6 +400,25 @@ impl Storage {
     /// Finishes what an end in between has left of [`Self::keep_aside`].
     pub(crate) async fn finish_asides(&self) -> Result<Vec<VolumeId>, VolumeError> {
         each!(self, s => s.finish_asides())
+    }
+
+    /// How what is kept aside differs from the snapshot that it has in common with its volume, as
+    /// long as that is there. At most so many paths are told.
+    pub(crate) async fn aside_changes(
+        &self,
+        aside: &Aside,
+        paths_max: usize,
+    ) -> Result<Option<Changes>, VolumeError> {
+        each!(self, s => s.aside_changes(aside, paths_max))
+    }
+
+    /// Makes of what is kept aside a volume of its own: a primary, mounted.
+    pub(crate) async fn keep_as_volume(
+        &self,
+        aside: &Aside,
+        request: &CreateVolume,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.keep_as_volume(aside, request))
     }
 
     /// Destroys what is kept aside; what is not there is success.

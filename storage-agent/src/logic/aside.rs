@@ -29,6 +29,8 @@ use super::label::Label;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Note {
+    /// The volume: what bears the note under another name is a volume of its own by now.
+    pub volume: VolumeId,
     /// Its name; the rest of it follows from that.
     pub key: AsideKey,
     /// The node on which it was written.
@@ -43,9 +45,9 @@ pub struct Note {
 impl Note {
     /// What is kept aside by it.
     #[must_use]
-    pub fn aside(self, volume: VolumeId, sizes: Sizes, snapshots: Vec<String>) -> Aside {
+    pub fn aside(self, sizes: Sizes, snapshots: Vec<String>) -> Aside {
         Aside {
-            volume,
+            volume: self.volume,
             name: self.name,
             cause: self.key.cause,
             epoch: self.key.epoch,
@@ -195,6 +197,7 @@ mod tests {
 
     fn note(common: bool) -> Note {
         Note {
+            volume: VolumeId::random(),
             key: "diverged-3-17".parse().unwrap(),
             node: "n1".parse().unwrap(),
             name: "notes".parse().unwrap(),

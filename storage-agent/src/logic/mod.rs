@@ -3,6 +3,7 @@
 pub mod aside;
 pub mod bucket;
 pub mod container;
+pub mod diverge;
 pub mod doctor;
 pub mod fence;
 pub mod label;

@@ -3,7 +3,9 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use flocker_api::{
-    aside::{Aside, AsideCause},
+    ErrorCode,
+    agent::CreateVolume,
+    aside::{Aside, AsideCause, Resolve},
     name::VolumeId,
     volume::{Epoch, Role},
 };
@@ -12,6 +14,7 @@ use flocker_storage_agent::driver::transport::TransferLimits;
 use crate::{
     bed::{Bed, Dice, Node, fill},
     pools::{Lame, run},
+    stories::code,
     tree::{Facts, assert_same, facts},
 };
 
@@ -236,4 +239,148 @@ pub async fn what_is_kept_aside_outlives_its_volume(bed: &mut Bed) {
         a.volumes.discard_aside(id, aside.key).await.unwrap();
     }
     assert_eq!(a.volumes.asides(), []);
+}
+
+pub async fn what_was_changed_is_told_and_can_be_kept_as_a_volume(bed: &mut Bed) {
+    bed.a.patience(TransferLimits::default()).await;
+    bed.b.patience(TransferLimits::default()).await;
+    let id = bed.a.create("notes").await;
+    let root = bed.a.path(id).await;
+    fs::create_dir(root.join("old")).unwrap();
+    for name in ["same", "longer", "gone", "old/inside"] {
+        fs::write(root.join(name), "as it was").unwrap();
+    }
+    bed.a.replicate(id, 1, &bed.b).await.unwrap();
+    fs::write(root.join("longer"), "longer than it was").unwrap();
+    fs::remove_file(root.join("gone")).unwrap();
+    fs::write(root.join("new"), "new").unwrap();
+    fs::rename(root.join("old"), root.join("renamed")).unwrap();
+    let tail = bed.a.facts(id).await;
+    bed.b.volumes.promote(id, Epoch(2)).await.unwrap();
+    bed.a.volumes.demote(id, Epoch(2)).await.unwrap();
+    fs::write(bed.b.path(id).await.join("same"), "elsewhere").unwrap();
+    bed.b.replicate(id, 2, &bed.a).await.unwrap();
+
+    let a = &bed.a;
+    let key = a.volumes.asides()[0].key;
+    for looks in 0..2 {
+        let details = a.volumes.aside_details(id, key, 100).await.unwrap();
+        let told: Vec<_> = details.changes.as_ref().unwrap().paths.iter().collect();
+        let told: Vec<_> = told
+            .iter()
+            .map(|c| (c.path.as_str(), c.change.as_str()))
+            .collect();
+        let mut expected = vec![
+            ("gone", "removed"),
+            ("longer", "modified"),
+            ("new", "created"),
+        ];
+        if a.zfs() {
+            expected.push(("renamed", "renamed"));
+        } else {
+            expected.extend([("old", "removed"), ("old/inside", "removed")]);
+            expected.extend([("renamed", "created"), ("renamed/inside", "created")]);
+        }
+        assert_eq!(told, expected, "look {looks}");
+        let few = a
+            .volumes
+            .aside_details(id, key, 1)
+            .await
+            .unwrap()
+            .changes
+            .unwrap();
+        assert_eq!(
+            (few.paths.len(), few.total()),
+            (1, details.changes.unwrap().total())
+        );
+    }
+    // The looks leave nothing behind.
+    bed.nothing_leaks(&bed.b, &bed.a, id).await;
+
+    let how = Resolve::Keep {
+        name: "notes".parse().unwrap(),
+    };
+    assert_eq!(
+        code(a.volumes.resolve_aside(id, key, how).await),
+        ErrorCode::AlreadyExists
+    );
+    let how = Resolve::Keep {
+        name: "notes-before".parse().unwrap(),
+    };
+    let kept = a.volumes.resolve_aside(id, key, how.clone()).await.unwrap();
+    let kept = kept.volume.unwrap();
+    assert_eq!(
+        (kept.role, kept.epoch, kept.name.as_str()),
+        (Role::Primary, Epoch(1), "notes-before")
+    );
+    assert_same(&tail, &a.facts(kept.id).await, "a volume of its own");
+    fs::write(a.path(kept.id).await.join("more"), "it can be written to").unwrap();
+    assert_eq!(a.volumes.asides(), []);
+    assert_eq!(
+        code(a.volumes.resolve_aside(id, key, how).await),
+        ErrorCode::NotFound
+    );
+    // Neither is in the other's way, nor are they after a restart.
+    fs::write(bed.b.path(id).await.join("same"), "again").unwrap();
+    assert!(!bed.b.replicate(id, 2, &bed.a).await.unwrap().full);
+    assert!(bed.a.replicate(kept.id, 1, &bed.b).await.unwrap().full);
+    bed.a.restart().await;
+    assert_eq!(
+        (
+            bed.a.volumes.asides(),
+            bed.a.volumes.list().await.unwrap().len()
+        ),
+        (vec![], 2)
+    );
+    for volume in [id, kept.id] {
+        for node in [&bed.a, &bed.b] {
+            node.volumes.destroy(volume, Epoch(2)).await.unwrap();
+        }
+    }
+}
+
+/// A replica that has nothing in common with its primary stays until somebody decides.
+pub async fn an_unrelated_copy_is_put_aside_when_somebody_says_so(bed: &mut Bed) {
+    bed.a.patience(TransferLimits::default()).await;
+    bed.b.patience(TransferLimits::default()).await;
+    let (a, b) = (&bed.a, &bed.b);
+    let id = a.create("notes").await;
+    fs::write(a.path(id).await.join("mine"), "1").unwrap();
+    a.volumes.snapshot(id, Epoch(1)).await.unwrap();
+    // Another volume of that identity: it was never a copy of this one.
+    let request = CreateVolume {
+        id,
+        name: "notes".parse().unwrap(),
+        size_bytes: None,
+        epoch: Epoch(1),
+    };
+    b.volumes.create(request).await.unwrap();
+    fs::write(b.path(id).await.join("other"), "2").unwrap();
+    b.volumes.snapshot(id, Epoch(1)).await.unwrap();
+    let unrelated = b.facts(id).await;
+    assert_eq!(
+        code(b.volumes.set_aside(id, Epoch(1)).await),
+        ErrorCode::Busy
+    );
+    b.volumes.demote(id, Epoch(1)).await.unwrap();
+    assert_eq!(code(a.replicate(id, 1, b).await), ErrorCode::Diverged);
+    assert_eq!(b.volumes.asides(), [], "nobody has decided");
+    assert_eq!(
+        code(b.volumes.set_aside(id, Epoch(0)).await),
+        ErrorCode::StaleEpoch
+    );
+    let aside = b
+        .volumes
+        .set_aside(id, Epoch(1))
+        .await
+        .unwrap()
+        .aside
+        .unwrap();
+    assert_eq!((aside.cause, &aside.common), (AsideCause::Unrelated, &None));
+    assert!(a.replicate(id, 1, b).await.unwrap().full);
+    assert_same(&unrelated, &content(b, &aside), "kept aside");
+    let details = b.volumes.aside_details(id, aside.key, 10).await.unwrap();
+    assert_eq!(details.changes, None, "nothing to compare with");
+    b.volumes.discard_aside(id, aside.key).await.unwrap();
+    bed.is_made_good(a, b, id, 1).await;
 }

@@ -56,7 +56,9 @@ stories! {
     a_touched_replica_heals_itself,
     a_replica_that_was_only_mounted_keeps_nothing_aside,
     whatever_ends_in_between_is_finished,
-    what_is_kept_aside_outlives_its_volume;
+    what_is_kept_aside_outlives_its_volume,
+    what_was_changed_is_told_and_can_be_kept_as_a_volume,
+    an_unrelated_copy_is_put_aside_when_somebody_says_so;
     equality:
     replicas_equal_under_a_random_workload;
     openzfs:
@@ -83,6 +85,7 @@ stories! {
     a_flipped_bit_in_each_tenth_is_found_and_made_good,
     a_cut_is_made_good_within_the_same_request,
     a_lost_acknowledgement_is_found_to_be_success,
+    what_is_asked_during_a_receive_is_not_remembered,
     either_side_killed_in_the_middle_is_made_good,
     epochs_fence,
     verbs_can_be_repeated,

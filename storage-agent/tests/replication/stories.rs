@@ -98,6 +98,24 @@ async fn broken_at_each_tenth(bed: &mut Bed, fault: fn(u64) -> Fault) {
     }
 }
 
+/// Somebody asks what there is while a stream is being received: what he learns is of something
+/// half done, and is not remembered.
+pub async fn what_is_asked_during_a_receive_is_not_remembered(bed: &mut Bed) {
+    let mut dice = Dice(6);
+    let id = bed.a.create("notes").await;
+    for full in [true, false] {
+        fill(&bed.a.path(id).await, 40, 200_000, &mut dice);
+        let (sending, stall) = stuck(bed, id).await;
+        let half = bed.b.snapshots(id).await;
+        bed.b.volumes.list().await.unwrap();
+        stall.go_on.notify_one();
+        sending.await.unwrap().unwrap();
+        let all = bed.b.volumes.list().await.unwrap();
+        let known: Vec<_> = all.iter().flat_map(|volume| &volume.snapshots).collect();
+        assert_eq!(known.len(), half.len() + 1, "full: {full}, {known:?}");
+    }
+}
+
 fn fs_bytes(root: &Path) -> u64 {
     let mut sum = 0;
     for entry in fs::read_dir(root).unwrap() {

@@ -20,6 +20,7 @@ const SAMPLE_OF: f64 = 1_000.0;
   flockerctl volume snapshot notes before-upgrade
   flockerctl volume clone notes@before-upgrade notes-test
   flockerctl volume verify notes --whole
+  flockerctl volume resolve notes
   flockerctl volume destroy scratch
   flockerctl volume undelete scratch
   flockerctl volume watch --json --interval 5s | jq .transfer.bytes_per_second
@@ -41,6 +42,8 @@ pub(crate) enum VolumeVerb {
         #[arg(value_name = "VOLUME")]
         name: VolumeName,
     },
+    /// Decide about what a node keeps aside of it: writes that its primary lacks
+    Resolve(crate::args_asides::VolumeResolve),
     /// The same as ls over and over, until it is interrupted; with --json a line for each copy
     Watch {
         /// Only these volumes

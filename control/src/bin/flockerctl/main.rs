@@ -12,6 +12,7 @@
 //! | `failure` | errors and exit codes |
 
 mod args;
+mod args_asides;
 mod args_edge;
 mod args_http;
 mod args_nodes;

@@ -88,6 +88,17 @@ impl Output {
         self.text(&text)
     }
 
+    /// Asks a person; `None` where there is none to ask.
+    pub(crate) fn ask(&self, question: &str) -> io::Result<Option<bool>> {
+        if self.json || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        self.text(&format!("{question} [y/N] "))?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+    }
+
     /// Writes an error for people to stderr.
     pub(crate) fn complain(&self, text: &str) {
         let label = colour(self.colour_stderr, Paint::Bad, "error:");

@@ -15,7 +15,8 @@ use std::{
 };
 
 use flocker_api::{
-    aside::{Aside, AsideKey},
+    agent::CreateVolume,
+    aside::{Aside, AsideKey, Changes},
     name::VolumeId,
     volume::{Role, Snapshot},
 };
@@ -28,7 +29,10 @@ use super::{
     tree,
 };
 use crate::{
-    driver::storage::LocalCopy,
+    driver::{
+        compare::{Kinship, compare},
+        storage::LocalCopy,
+    },
     error::VolumeError,
     logic::aside::{Note, Sizes, is_worth_keeping, tail},
 };
@@ -127,6 +131,53 @@ impl Directory {
         self.work(Places::finish_asides).await
     }
 
+    /// How it differs from the common snapshot, if that is still there.
+    pub(crate) async fn aside_changes(
+        &self,
+        aside: &Aside,
+        paths_max: usize,
+    ) -> Result<Option<Changes>, VolumeError> {
+        let (id, key, common) = (aside.volume, aside.key, aside.common.clone());
+        self.work(move |places| {
+            let base = common.map(|common| places.tree(id, &common.name));
+            let Some(base) = base.filter(|base| base.exists()) else {
+                return Ok(None);
+            };
+            let data = places.aside_place(id, key).join("data");
+            compare(&base, &data, Kinship::Copies, paths_max).map(Some)
+        })
+        .await
+    }
+
+    /// Makes it a volume of its own.
+    pub(crate) async fn keep_as_volume(
+        &self,
+        aside: &Aside,
+        request: &CreateVolume,
+    ) -> Result<(), VolumeError> {
+        let (old, key) = (aside.volume, aside.key);
+        let record = super::Record::primary(request.id, request.name.clone(), request.epoch);
+        self.work(move |places| {
+            let (id, place) = (record.id, places.aside_place(old, key));
+            // The note goes last: until then all of it may be repeated.
+            places.make(id)?;
+            places.move_over(&place.join("data"), &places.data(id))?;
+            for name in names(&place.join("snapshots"))? {
+                let from = place.join("snapshots").join(&name);
+                places.move_over(&from, &places.snapshot(id, &name))?;
+            }
+            let newest = places.snapshots(id)?.pop();
+            places.write(&super::Record {
+                next: newest.map_or(1, |newest| newest.createtxg + 1),
+                ..record.clone()
+            })?;
+            places.mount_data(&record)?;
+            tree::remove(&place.join("aside.json"))?;
+            tree::remove(&place)
+        })
+        .await
+    }
+
     pub(crate) async fn discard_aside(&self, aside: &Aside) -> Result<(), VolumeError> {
         let (id, key) = (aside.volume, aside.key);
         self.work(move |places| {
@@ -171,7 +222,7 @@ impl Places {
             used: tree::bytes(&place)?,
         };
         let snapshots = names(&place.join("snapshots"))?;
-        Ok(Some(record.note.aside(id, sizes, snapshots)))
+        Ok(Some(record.note.aside(sizes, snapshots)))
     }
 
     /// Looks whether anything would be lost; if not, the copy is only taken back.
@@ -347,6 +398,7 @@ mod tests {
         directory.demote(&copy, Epoch(4)).await.unwrap();
         let copy = directory.find(id).await.unwrap().unwrap();
         let note = Note {
+            volume: id,
             key: "diverged-3-17".parse().unwrap(),
             node: "n1".parse().unwrap(),
             name: copy.name.clone(),

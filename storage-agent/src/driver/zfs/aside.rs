@@ -27,17 +27,19 @@ use crate::{
 /// An increment in which nothing changed: its first record and its last, 312 bytes each.
 const EMPTY_INCREMENT_BYTES: u64 = 624;
 /// The property with the note.
-const NOTE: &str = "flocker:aside";
+pub(super) const NOTE: &str = "flocker:aside";
 /// What a listing asks for.
-const LISTED: &str = "type,origin,used,flocker:aside";
+const LISTED: &str = "type,origin,used,mountpoint,flocker:aside";
 
 /// A dataset in a listing of asides.
 #[derive(Debug, Default)]
-struct Row {
+pub(super) struct Row {
     origin: String,
     used: u64,
-    note: Option<Note>,
-    snapshots: Vec<String>,
+    /// Somebody looks at it, or did when the agent ended.
+    pub(super) looked_at: bool,
+    pub(super) note: Option<Note>,
+    pub(super) snapshots: Vec<String>,
 }
 
 impl Zfs {
@@ -226,18 +228,20 @@ impl Zfs {
         let asides = rows.into_iter().filter_map(|(name, row)| {
             let (id, key) = name.split_once('.')?;
             let (id, key) = (id.parse().ok()?, key.parse::<AsideKey>().ok()?);
-            let note = row.note.filter(|note| note.key == key)?;
+            let note = row
+                .note
+                .filter(|note| note.volume == id && note.key == key)?;
             let sizes = Sizes {
                 written: row.used,
                 used: row.used,
             };
-            Some(note.aside(id, sizes, row.snapshots))
+            Some(note.aside(sizes, row.snapshots))
         });
         Ok(asides.collect())
     }
 
     /// By the names of the datasets below the parent.
-    async fn aside_rows(&self) -> Result<BTreeMap<String, Row>, VolumeError> {
+    pub(super) async fn aside_rows(&self) -> Result<BTreeMap<String, Row>, VolumeError> {
         let columns = "name,property,value,source";
         let get = ["get", "-Hp", "-r", "-o", columns, LISTED, &self.parent];
         let text = zfs(&get).await?;
@@ -247,6 +251,7 @@ impl Zfs {
     /// Finishes what an end in between has left. Which volumes it was about.
     pub(crate) async fn finish_asides(&self) -> Result<Vec<VolumeId>, VolumeError> {
         let rows = self.aside_rows().await?;
+        self.end_looks(&rows).await?;
         let ids: BTreeSet<VolumeId> = rows
             .keys()
             .filter_map(|name| name.split('.').next()?.parse().ok())
@@ -256,6 +261,7 @@ impl Zfs {
             let name = id.to_string();
             let (copy, fresh) = (rows.get(&name), rows.get(&format!("{id}.fresh")));
             let marked = copy.and_then(|row| row.note.clone());
+            let marked = marked.filter(|note| note.volume == id);
             // Where the copy has gone already, its note has gone with it.
             let parted = rows.iter().filter_map(|(other, row)| {
                 let key = other.strip_prefix(&name)?.strip_prefix('.')?;
@@ -358,6 +364,7 @@ fn rows(parent: &str, text: &str) -> BTreeMap<String, Row> {
         let row = rows.entry(name.to_owned()).or_default();
         match property {
             "origin" => row.origin = value.to_owned(),
+            "mountpoint" => row.looked_at = value != "none",
             "used" => row.used = value.parse().unwrap_or_default(),
             // It is inherited by snapshots; only a dataset's own counts.
             NOTE if source == Some("local") => row.note = serde_json::from_str(value).ok(),

@@ -10,6 +10,7 @@
 //! that is mounted meanwhile shows old content afterwards, and a mount costs 10 ms.
 
 mod aside;
+mod aside_look;
 mod command;
 mod look;
 mod parse;

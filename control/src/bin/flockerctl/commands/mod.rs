@@ -1,6 +1,7 @@
 //! What each verb asks, and how its answer is shown.
 
 pub(crate) mod app;
+pub(crate) mod aside;
 pub(crate) mod ca;
 pub(crate) mod certificate;
 pub(crate) mod deploy;

@@ -11,7 +11,7 @@ use flocker_api::{
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Cli, DEADLINE, jobs, volume_show, volume_work as work};
+use super::{Cli, DEADLINE, aside, jobs, volume_show, volume_work as work};
 use crate::{
     args_volume::{Volume, VolumeVerb},
     failure::{Failure, Verdict},
@@ -24,10 +24,10 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
 /// A copy and where it is.
 #[derive(Debug, Serialize)]
-struct Copy<'a> {
-    node: &'a NodeName,
+pub(super) struct Copy<'a> {
+    pub(super) node: &'a NodeName,
     #[serde(flatten)]
-    volume: &'a VolumeStatus,
+    pub(super) volume: &'a VolumeStatus,
 }
 
 /// `flockerctl volume`
@@ -67,6 +67,7 @@ async fn change(cli: &Cli<'_>, verb: &VolumeVerb) -> Result<Verdict, Failure> {
     match verb {
         VolumeVerb::Ls | VolumeVerb::Watch { .. } => Ok(Verdict::Done),
         VolumeVerb::Show { name } => volume_show::run(cli, name).await,
+        VolumeVerb::Resolve(resolve) => aside::resolve(cli, resolve).await,
         VolumeVerb::Create(args) => work::create(cli, args).await,
         VolumeVerb::Resize { name, size } => work::resize(cli, name, size.0).await,
         VolumeVerb::Snapshot { name, snapshot } => {
@@ -113,7 +114,7 @@ fn look(out: &Output, copies: &[Copy<'_>], looks: u64) -> io::Result<()> {
     out.text(&format!("{before}{}", table(out, copies)))
 }
 
-fn copies<'a>(status: &'a ClusterStatus, names: &[VolumeName]) -> Vec<Copy<'a>> {
+pub(super) fn copies<'a>(status: &'a ClusterStatus, names: &[VolumeName]) -> Vec<Copy<'a>> {
     let mut copies: Vec<_> = status
         .nodes
         .iter()

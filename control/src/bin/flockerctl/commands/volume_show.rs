@@ -6,7 +6,7 @@ use flocker_api::{
     work::{VolumeCopy, VolumeReport},
 };
 
-use super::{Cli, DEADLINE};
+use super::{Cli, DEADLINE, aside};
 use crate::{
     failure::{Failure, Verdict},
     human,
@@ -18,6 +18,9 @@ pub(crate) async fn run(cli: &Cli<'_>, name: &VolumeName) -> Result<Verdict, Fai
     let path = format!("/v2/volumes/{name}");
     let report: VolumeReport = cli.control.get(&path, DEADLINE).await?;
     show(cli.out, &report)?;
+    if !cli.out.json {
+        cli.out.text(&aside::kept(cli, name).await?)?;
+    }
     Ok(Verdict::Done)
 }
 

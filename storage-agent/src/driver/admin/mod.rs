@@ -6,6 +6,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "measures how long verbs take")]
 
+/// Parses one part of a path, or the body, or answers with what is wrong with it.
+macro_rules! parse {
+    ($agent:expr, $verb:expr, $parsed:expr) => {
+        match $parsed {
+            Ok(value) => value,
+            Err(error) => return $agent.refuse($verb, &error),
+        }
+    };
+}
+pub(super) use parse;
+
+mod asides;
+
 use std::{
     future::Future,
     net::SocketAddr,
@@ -135,6 +148,7 @@ fn router(agent: Arc<Agent>, body_bytes_max: usize) -> Router {
         .route("/v1/containers/{app}/stop", post(stop))
         .route("/v1/containers/{app}/logs", get(inside::logs))
         .route("/v1/containers/{app}/exec", post(inside::exec))
+        .merge(asides::routes())
         .route("/v1/doctor", post(examine))
         .route("/v1/lease", get(lease).put(renew))
         .merge(admin_jobs::routes())
@@ -261,17 +275,6 @@ pub(super) fn answer_error(error: &ErrorBody) -> Response {
         StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(error)).into_response()
 }
-
-/// Parses one part of a path, or the body, or answers with what is wrong with it.
-macro_rules! parse {
-    ($agent:expr, $verb:expr, $parsed:expr) => {
-        match $parsed {
-            Ok(value) => value,
-            Err(error) => return $agent.refuse($verb, &error),
-        }
-    };
-}
-pub(super) use parse;
 
 pub(super) fn body<T: DeserializeOwned>(body: Body) -> Result<T, ErrorBody> {
     let invalid = |message: String| ErrorBody::new(ErrorCode::InvalidRequest, message);
