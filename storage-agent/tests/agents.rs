@@ -21,6 +21,7 @@ use flocker_api::{
         CreateContainer, CreateVolume, EpochRequest, NodeStatus, PreflightReply, PreflightRequest,
         ReplicateReply, ReplicateRequest, StartReply, StopReply,
     },
+    aside::{AsideCause, AsideDetails, Resolve, Resolved},
     client::{Client, Endpoint},
     container::{ContainerSpec, ContainerState, ContainerStatus, Mount, Probe},
     name::VolumeId,
@@ -112,6 +113,19 @@ impl Agent {
         self.client
             .post(&format!("/v1/{path}"), request, DEADLINE)
             .await
+    }
+
+    async fn text(&self, path: &str) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let Endpoint::Tcp(address) = self.client.endpoint() else {
+            anyhow::bail!("agents of this test listen on TCP");
+        };
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     async fn refusal(
@@ -347,6 +361,78 @@ async fn an_app_moves_with_its_volume() -> Result<()> {
     let status = n1.answers().await?;
     assert_eq!(status.containers, []);
     assert_eq!(app.stop(&n2, 2).await?.exit_code, Some(143));
+    Ok(())
+}
+
+/// A node dies with writes that no other has, another one takes over, and the first comes back:
+/// read-only, until it is told that it is no primary any more.
+#[tokio::test]
+async fn a_node_that_comes_back_keeps_its_tail_aside_and_becomes_a_replica() -> Result<()> {
+    let (mut n1, n2, app) = (
+        Agent::start("n1").await?,
+        Agent::start("n2").await?,
+        App::new()?,
+    );
+    let root = app
+        .create_volume(&n1)
+        .await?
+        .mounted_at
+        .context("mounted")?;
+    fs::write(root.join("both"), "1")?;
+    app.replicate(&n1, &n2, 1).await?;
+    fs::write(root.join("tail"), "only here")?;
+    n1.process.kill()?;
+    let root = app.volume(&n2, "promote", 2).await?;
+    let root = root.mounted_at.context("mounted")?;
+    fs::write(root.join("since"), "2")?;
+
+    let status = n1.restart().await?;
+    ensure!(status.volumes[0].epoch == Epoch(1), "{status:?}");
+    // What control does with a primary that the store does not know.
+    app.volume(&n1, "demote", 2).await?;
+    let reply = app.replicate(&n2, &n1, 2).await?;
+    ensure!(!reply.full, "from the common snapshot");
+    // Whatever restarts meanwhile, it stays.
+    for status in [n1.answers().await?, n1.restart().await?] {
+        let volume = &status.volumes[0];
+        ensure!(
+            volume.role == Role::Replica && volume.epoch == Epoch(2),
+            "{volume:?}"
+        );
+        ensure!(status.volumes.len() == 1, "what is kept is no volume");
+        let aside = status.asides.first().context("the tail")?;
+        ensure!(
+            aside.cause == AsideCause::Diverged && aside.epoch == Epoch(1),
+            "{aside:?}"
+        );
+    }
+    let key = n1.answers().await?.asides[0].key;
+    let metrics = n1.text("/metrics").await?;
+    let gauge = "flocker_agent_asides{volume=\"web\",cause=\"diverged\"} 1";
+    ensure!(metrics.contains(gauge), "{metrics}");
+
+    let path = format!("/v1/asides/{}/{key}", app.volume);
+    let details: AsideDetails = n1.client.get(&format!("{path}?paths=5"), DEADLINE).await?;
+    let changes = details.changes.context("a common snapshot")?;
+    ensure!(
+        changes.total() == 1 && changes.paths[0].path == "tail",
+        "{changes:?}"
+    );
+    let keep = Resolve::Keep {
+        name: "web-before".parse()?,
+    };
+    let kept: Resolved = n1.post(&path["/v1/".len()..], &keep).await?;
+    let place = kept
+        .volume
+        .context("a volume")?
+        .mounted_at
+        .context("mounted")?;
+    ensure!(fs::read_to_string(place.join("tail"))? == "only here");
+    ensure!(!place.join("since").exists());
+    let error = n1.refusal(&path["/v1/".len()..], &keep).await?;
+    ensure!(error.code == ErrorCode::NotFound, "{error:?}");
+    ensure!(n1.answers().await?.asides.is_empty());
+    app.replicate(&n2, &n1, 2).await?;
     Ok(())
 }
 

@@ -85,6 +85,9 @@ pub struct StorageStatus {
     /// What is wrong with it, if anything is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What is known against its version, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// Kinds of storage.

@@ -146,6 +146,7 @@ fn status(name: &NodeName, node: &Node) -> NodeStatus {
             capabilities: Vec::new(),
             available_bytes: 1 << 40,
             problem: None,
+            doubt: None,
         },
         runtime: RuntimeStatus {
             kind: RuntimeKind::Process,

@@ -6,7 +6,7 @@
 )]
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -137,6 +137,14 @@ impl Volumes {
         of_volume
             .filter_map(|aside| Some(aside.common.as_ref()?.guid))
             .collect()
+    }
+
+    /// How many snapshots of each volume were kept at its last tidying only because something
+    /// depends on them: what a peer has, what is kept aside, what was cloned or is being read.
+    pub(crate) fn kept_for_others(&self) -> Vec<(VolumeId, usize)> {
+        let all = self.entries().into_iter();
+        let count = |entry: &Entry| entry.kept_for_others.load(Ordering::Relaxed);
+        all.map(|(id, entry)| (id, count(&entry))).collect()
     }
 
     /// One of them.

@@ -8,7 +8,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
 };
 
 use flocker_api::{
@@ -32,6 +35,8 @@ pub(crate) struct Entry {
     keep: Mutex<Option<Keep>>,
     /// A tidying is due.
     pub(super) tidying: AtomicBool,
+    /// Snapshots that were kept at the last tidying for nothing but that something depends on them.
+    pub(super) kept_for_others: AtomicUsize,
     /// Snapshots that somebody reads, and how many do.
     read: Mutex<BTreeMap<String, usize>>,
 }

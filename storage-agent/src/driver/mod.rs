@@ -24,6 +24,7 @@ mod rounds;
 pub mod runtime;
 mod scheduler;
 mod storage;
+mod storage_asides;
 mod supervisor;
 mod tidy;
 pub mod transport;

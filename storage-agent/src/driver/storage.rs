@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use flocker_api::{
     agent::{CreateVolume, StorageKind, StorageStatus},
-    aside::{Aside, Changes},
     name::{VolumeId, VolumeName},
     replication::SetReplication,
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
@@ -19,7 +18,6 @@ use super::{directory::Directory, fence::mounts::mounted_below, zfs::Zfs};
 use crate::{
     error::VolumeError,
     logic::{
-        aside::Note,
         resume::Resumption,
         schedule::Sight,
         transfer::Standing,
@@ -370,60 +368,6 @@ impl Storage {
 
     pub(crate) async fn unmount(&self, copy: &LocalCopy) -> Result<(), VolumeError> {
         each!(self, s => s.unmount(copy))
-    }
-
-    /// Keeps what a copy, which is not mounted, has after the common snapshot of the note, and
-    /// takes the copy back to that; nothing is kept where nothing was written. A copy that has no
-    /// common snapshot is kept as a whole, and is then not here any more.
-    pub(crate) async fn keep_aside(
-        &self,
-        copy: &LocalCopy,
-        note: &Note,
-    ) -> Result<Option<Aside>, VolumeError> {
-        each!(self, s => s.keep_aside(copy, note))
-    }
-
-    /// Whether a replica was written to since its newest snapshot, where only a look can tell: a
-    /// dataset that was refuses what it is to receive.
-    pub(crate) async fn is_touched(&self, copy: &LocalCopy) -> Result<bool, VolumeError> {
-        match self {
-            Self::Zfs(_) => Ok(false),
-            Self::Directory(directory) => directory.is_touched(copy).await,
-        }
-    }
-
-    /// Everything that is kept aside on this node.
-    pub(crate) async fn asides(&self) -> Result<Vec<Aside>, VolumeError> {
-        each!(self, s => s.asides())
-    }
-
-    /// Finishes what an end in between has left of [`Self::keep_aside`].
-    pub(crate) async fn finish_asides(&self) -> Result<Vec<VolumeId>, VolumeError> {
-        each!(self, s => s.finish_asides())
-    }
-
-    /// How what is kept aside differs from the snapshot that it has in common with its volume, as
-    /// long as that is there. At most so many paths are told.
-    pub(crate) async fn aside_changes(
-        &self,
-        aside: &Aside,
-        paths_max: usize,
-    ) -> Result<Option<Changes>, VolumeError> {
-        each!(self, s => s.aside_changes(aside, paths_max))
-    }
-
-    /// Makes of what is kept aside a volume of its own: a primary, mounted.
-    pub(crate) async fn keep_as_volume(
-        &self,
-        aside: &Aside,
-        request: &CreateVolume,
-    ) -> Result<(), VolumeError> {
-        each!(self, s => s.keep_as_volume(aside, request))
-    }
-
-    /// Destroys what is kept aside; what is not there is success.
-    pub(crate) async fn discard_aside(&self, aside: &Aside) -> Result<(), VolumeError> {
-        each!(self, s => s.discard_aside(aside))
     }
 
     /// Finishes or undoes what an agent that was killed had begun.

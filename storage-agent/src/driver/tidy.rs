@@ -48,7 +48,12 @@ impl Volumes {
             let (read, origins) = (entry.pinned(), self.origins(id));
             let gone = expendable(&copy.snapshots, &pins, &keep);
             let free = |s: &Snapshot| !read.contains(&s.name) && !origins.contains(&s.name);
-            let gone = gone.into_iter().filter(free).take(BATCH);
+            let all = expendable(&copy.snapshots, &[], &keep).len();
+            let gone: Vec<_> = gone.into_iter().filter(free).collect();
+            entry
+                .kept_for_others
+                .store(all - gone.len(), Ordering::Relaxed);
+            let gone = gone.into_iter().take(BATCH);
             let names: Vec<_> = gone.map(|s| s.name).collect();
             if names.is_empty() {
                 return Ok(());

@@ -177,6 +177,11 @@ impl Volumes {
         &self.inner.storage
     }
 
+    /// All volumes of which anything is known.
+    pub(super) fn entries(&self) -> Vec<(VolumeId, Arc<Entry>)> {
+        self.inner.index.all()
+    }
+
     pub(super) fn asides_known(&self) -> &Asides {
         &self.inner.asides
     }

@@ -14,6 +14,7 @@ use flocker_api::{
     agent::{FencePhase, LeasePolicy, LeaseStatus, ReplicateReply},
     aside::Aside,
     container::{ContainerState, ContainerStatus},
+    name::VolumeId,
     volume::VolumeStatus,
 };
 use prometheus_client::{
@@ -91,6 +92,8 @@ pub struct Observed {
     pub containers: Option<Vec<ContainerStatus>>,
     /// The node's lease.
     pub lease: Option<LeaseStatus>,
+    /// Snapshots of each volume that are kept only because something depends on them.
+    pub kept_for_others: Vec<(VolumeId, usize)>,
     /// What is kept aside on this node.
     pub asides: Vec<Aside>,
     /// How often something was.
@@ -217,6 +220,7 @@ fn register_volumes(all: &mut Registry, observed: &Observed) {
     let epochs = Family::<VolumeLabels, Gauge>::default();
     let used = Family::<VolumeLabels, Gauge>::default();
     let snapshots = Family::<VolumeLabels, Gauge>::default();
+    let pinned = Family::<VolumeLabels, Gauge>::default();
     let sending = Family::<VolumeLabels, Gauge>::default();
     for volume in observed.volumes.iter().flatten() {
         let labels = VolumeLabels {
@@ -227,6 +231,11 @@ fn register_volumes(all: &mut Registry, observed: &Observed) {
         used.get_or_create(&labels).set(signed(volume.used_bytes));
         let count = i64::try_from(volume.snapshots.len()).unwrap_or(i64::MAX);
         snapshots.get_or_create(&labels).set(count);
+        let mut kept = observed.kept_for_others.iter();
+        if let Some((_, count)) = kept.find(|(id, _)| *id == volume.id) {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            pinned.get_or_create(&labels).set(count);
+        }
         let bytes = volume
             .transfer
             .as_ref()
@@ -236,6 +245,11 @@ fn register_volumes(all: &mut Registry, observed: &Observed) {
     all.register("volume_epoch", "Newest epoch that a copy has seen", epochs);
     all.register("volume_used_bytes", "Bytes that a copy occupies", used);
     all.register("volume_snapshots", "Snapshots of a copy", snapshots);
+    all.register(
+        "volume_snapshots_pinned",
+        "Snapshots that are kept only because something depends on them: a peer, an aside, a clone, a reader",
+        pinned,
+    );
     all.register(
         "volume_transfer_bytes",
         "Bytes so far of the transfer that runs, sending or receiving",
@@ -316,7 +330,7 @@ mod tests {
         metrics.verb::<()>("start", Duration::from_millis(1), &Err(error));
         let observed = Observed {
             volumes: Some(vec![VolumeStatus {
-                id: flocker_api::name::VolumeId::random(),
+                id: VolumeId::random(),
                 name: "notes".parse().unwrap(),
                 role: Role::Primary,
                 epoch: Epoch(3),
@@ -331,6 +345,7 @@ mod tests {
             problem: None,
             containers: None,
             lease: None,
+            kept_for_others: Vec::new(),
             asides: Vec::new(),
             aside_counts: AsideCounts::default(),
         };

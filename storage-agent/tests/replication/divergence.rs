@@ -241,7 +241,8 @@ pub async fn what_is_kept_aside_outlives_its_volume(bed: &mut Bed) {
     assert_eq!(a.volumes.asides(), []);
 }
 
-pub async fn what_was_changed_is_told_and_can_be_kept_as_a_volume(bed: &mut Bed) {
+/// A tail of which every change is known, on `a`.
+async fn known_tail(bed: &mut Bed) -> (VolumeId, Facts) {
     bed.a.patience(TransferLimits::default()).await;
     bed.b.patience(TransferLimits::default()).await;
     let id = bed.a.create("notes").await;
@@ -260,7 +261,11 @@ pub async fn what_was_changed_is_told_and_can_be_kept_as_a_volume(bed: &mut Bed)
     bed.a.volumes.demote(id, Epoch(2)).await.unwrap();
     fs::write(bed.b.path(id).await.join("same"), "elsewhere").unwrap();
     bed.b.replicate(id, 2, &bed.a).await.unwrap();
+    (id, tail)
+}
 
+pub async fn what_was_changed_is_told(bed: &mut Bed) {
+    let (id, _) = known_tail(bed).await;
     let a = &bed.a;
     let key = a.volumes.asides()[0].key;
     for looks in 0..2 {
@@ -296,7 +301,12 @@ pub async fn what_was_changed_is_told_and_can_be_kept_as_a_volume(bed: &mut Bed)
     }
     // The looks leave nothing behind.
     bed.nothing_leaks(&bed.b, &bed.a, id).await;
+}
 
+pub async fn what_is_kept_can_become_a_volume(bed: &mut Bed) {
+    let (id, tail) = known_tail(bed).await;
+    let a = &bed.a;
+    let key = a.volumes.asides()[0].key;
     let how = Resolve::Keep {
         name: "notes".parse().unwrap(),
     };

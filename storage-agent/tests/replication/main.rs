@@ -57,7 +57,8 @@ stories! {
     a_replica_that_was_only_mounted_keeps_nothing_aside,
     whatever_ends_in_between_is_finished,
     what_is_kept_aside_outlives_its_volume,
-    what_was_changed_is_told_and_can_be_kept_as_a_volume,
+    what_was_changed_is_told,
+    what_is_kept_can_become_a_volume,
     an_unrelated_copy_is_put_aside_when_somebody_says_so;
     equality:
     replicas_equal_under_a_random_workload;

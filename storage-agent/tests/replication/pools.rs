@@ -16,6 +16,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,9 @@ const INSIDE: &str = "FLOCKER_TEST_INSIDE";
 /// In there too: where programs are found first, and where else.
 const PROGRAMS: &str = "FLOCKER_TEST_PROGRAMS";
 const PATH: &str = "FLOCKER_TEST_PATH";
+
+/// Tests of this process that have begun.
+static TESTS: AtomicUsize = AtomicUsize::new(0);
 
 /// Which of the two file systems a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub fn enclosed(test: &str, story: impl FnOnce()) {
     }
     // Outside, because mounts would be in the way of its removal inside after a failure.
     let place = tempfile::tempdir().unwrap();
+    // Several tests of one process may run at once, on one OpenZFS.
+    let number = TESTS.fetch_add(1, Ordering::Relaxed);
     let programs = place.path().join("programs");
     fs::create_dir(&programs).unwrap();
     let path = env::var("PATH").unwrap_or_default();
@@ -65,7 +71,7 @@ pub fn enclosed(test: &str, story: impl FnOnce()) {
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(INSIDE, format!("{}-{}", std::process::id(), test.len()))
+        .env(INSIDE, format!("{}-{number}", std::process::id()))
         .env("TMPDIR", place.path())
         .env("PATH", format!("{}:{path}", programs.to_str().unwrap()))
         .env(PROGRAMS, &programs)

@@ -171,6 +171,7 @@ fn node_status(name: &str, last: u8) -> NodeStatus {
             capabilities: Vec::new(),
             available_bytes: 0,
             problem: None,
+            doubt: None,
         },
         runtime: RuntimeStatus {
             kind: RuntimeKind::Process,

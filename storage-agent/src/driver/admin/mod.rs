@@ -533,6 +533,7 @@ async fn metrics(State(agent): Shared) -> Response {
         problem: storage.and_then(|status| status.problem),
         containers: containers.ok().and_then(Result::ok),
         lease: Some(agent.containers.fence().status()),
+        kept_for_others: volumes.kept_for_others(),
         asides: volumes.asides(),
         aside_counts: volumes.aside_counts(),
     };

@@ -324,6 +324,7 @@ impl Directory {
             problem: free
                 .err()
                 .map(|e| format!("{}: {e}", self.places.root.display())),
+            doubt: None,
         }
     }
 

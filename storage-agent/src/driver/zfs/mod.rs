@@ -12,6 +12,7 @@
 mod aside;
 mod aside_look;
 mod command;
+mod health;
 mod look;
 mod parse;
 mod patience;
@@ -34,6 +35,7 @@ use futures_util::future::try_join_all;
 pub(super) use self::stream::{Receiving, Sending};
 use self::{
     command::{CommandError, run},
+    health::Health,
     parse::{Failure, MORE_PROPERTIES, PROPERTIES},
     patience::zfs_patiently,
     probe::{Capabilities, Capability, identify, probe},
@@ -51,6 +53,7 @@ pub(crate) struct Zfs {
     parent: String,
     mount_root: PathBuf,
     capabilities: Capabilities,
+    health: Health,
 }
 
 async fn zfs(arguments: &[&str]) -> Result<String, CommandError> {
@@ -117,6 +120,7 @@ impl Zfs {
             parent,
             mount_root: mount_root.to_owned(),
             capabilities,
+            health: Health::default(),
         })
     }
 
@@ -131,7 +135,10 @@ impl Zfs {
     pub(crate) async fn status(&self) -> StorageStatus {
         let get = ["get", "-Hp", "-o", "value", "available", &self.parent];
         let (available_bytes, problem) = match zfs(&get).await {
-            Ok(text) => (text.trim().parse().unwrap_or_default(), None),
+            Ok(text) => {
+                let available = text.trim().parse().unwrap_or_default();
+                (available, self.pool_trouble().await)
+            }
             Err(error) => (0, Some(error.error.to_string())),
         };
         StorageStatus {
@@ -140,6 +147,7 @@ impl Zfs {
             capabilities: self.capabilities.names(),
             available_bytes,
             problem,
+            doubt: self.capabilities.doubt.clone(),
         }
     }
 
