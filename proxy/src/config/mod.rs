@@ -337,7 +337,6 @@ impl Config {
         WorkerLimits {
             sessions: self.sessions.div_ceil(workers),
             pipes: self.pipes / workers,
-            session_rate: per_worker(self.worker.session_rate, workers),
             ..self.worker.clone()
         }
     }
@@ -359,10 +358,6 @@ fn flatten(name: &str, value: &toml::Value, keys: &mut BTreeMap<String, String>)
             keys.insert(name.to_owned(), value.to_string());
         }
     }
-}
-
-fn per_worker(rate: u32, workers: usize) -> u32 {
-    rate.div_ceil(u32::try_from(workers).unwrap_or(u32::MAX).max(1))
 }
 
 fn check(file: File) -> Result<Config, String> {

@@ -121,3 +121,49 @@ fn what_cannot_be_is_refused_by_key() {
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
+
+fn guide() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/edge.md");
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn every_example_of_the_guide_is_right() {
+    let guide = guide();
+    let examples: Vec<&str> = guide
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() >= 8, "{}", examples.len());
+    for example in examples {
+        let text = match example.starts_with("name = ") {
+            true => example.to_owned(),
+            false => format!("name = 'e'\n{example}"),
+        };
+        let config = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        for route in config.routes {
+            assert_eq!(route.misfit(), None, "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_guide_has_every_limit_with_its_default() {
+    let guide = guide();
+    let debug = format!("{:?}", LimitsFile::default());
+    let fields = debug
+        .trim_start_matches("LimitsFile { ")
+        .trim_end_matches(" }");
+    let rows: Vec<&str> = guide
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    for field in fields.split(", ") {
+        let (key, value) = field.split_once(": ").unwrap();
+        let begins = format!("| `{key}` | {value} | ");
+        let found = rows.iter().filter(|row| row.starts_with(&begins)).count();
+        assert_eq!(found, 1, "{begins}");
+    }
+    assert_eq!(rows.len(), fields.split(", ").count());
+}

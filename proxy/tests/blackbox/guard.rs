@@ -108,7 +108,7 @@ fn a_route_has_lists_of_its_own() {
 fn accepting_is_paced_and_nobody_is_refused_for_it() {
     let edge = Edge::start_from(&Setup {
         limits: "session_rate = 10",
-        workers: 1,
+        workers: 4,
         ..Setup::default()
     });
     edge.route(KEY, &[Upstream::serve("ok")]);
@@ -122,4 +122,6 @@ fn accepting_is_paced_and_nobody_is_refused_for_it() {
         "{:?}",
         before.elapsed()
     );
+    // It is one pace of all workers, and none of it is lost to one that has nobody.
+    assert!(before.elapsed() < Duration::from_secs(5));
 }

@@ -11,7 +11,11 @@
 #[cfg(test)]
 mod authorities;
 #[cfg(test)]
+mod classes;
+#[cfg(test)]
 mod clients;
+#[cfg(test)]
+mod endurance;
 #[cfg(test)]
 mod gates;
 #[cfg(test)]
@@ -41,6 +45,8 @@ mod rules;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod terminated;
 #[cfg(test)]
 mod tls;
@@ -50,3 +56,5 @@ mod upgrade;
 mod upstream_tls;
 #[cfg(test)]
 mod upstreams;
+#[cfg(test)]
+mod wellness;

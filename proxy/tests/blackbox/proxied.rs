@@ -182,7 +182,7 @@ fn upstreams_are_told_of_the_client_and_connections_are_not_shared() {
 }
 
 /// A Debian program with a configuration of ours; ends with the value.
-struct Peer {
+pub(crate) struct Peer {
     child: Child,
     _directory: TempDir,
 }
@@ -195,7 +195,12 @@ impl Drop for Peer {
     }
 }
 
-fn peer(program: &str, arguments: &[&str], config: &str, listens: &[SocketAddr]) -> Peer {
+pub(crate) fn peer(
+    program: &str,
+    arguments: &[&str],
+    config: &str,
+    listens: &[SocketAddr],
+) -> Peer {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config");
     std::fs::write(
@@ -221,7 +226,7 @@ fn peer(program: &str, arguments: &[&str], config: &str, listens: &[SocketAddr])
     }
 }
 
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let there = Path::new(program).exists();
     assert!(there, "{program} is not installed: run scripts/packages");
     there

@@ -53,7 +53,7 @@ fn state(edge: &Edge, key: &str, at: usize) -> UpstreamState {
 }
 
 /// A service that answers `name`, or with an error if it is told so.
-fn moody(name: &'static str) -> (SocketAddr, Arc<AtomicU16>) {
+pub(crate) fn moody(name: &'static str) -> (SocketAddr, Arc<AtomicU16>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let status = Arc::new(AtomicU16::new(200));

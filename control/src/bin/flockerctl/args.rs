@@ -423,4 +423,20 @@ mod tests {
     fn the_definition_is_sound() {
         Args::command().debug_assert();
     }
+
+    #[test]
+    fn every_command_of_the_guides_can_be_typed() {
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let mut count = 0;
+        for name in ["edge.md", "tls.md"] {
+            let text = std::fs::read_to_string(docs.join(name)).unwrap();
+            let commands = text.lines().filter(|line| line.starts_with("flockerctl "));
+            for line in commands {
+                let parsed = Args::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{name}: {line}: {}", parsed.unwrap_err());
+                count += 1;
+            }
+        }
+        assert!(count > 20, "{count}");
+    }
 }

@@ -48,7 +48,7 @@ use crate::{
     logic::{
         access::Record,
         gate::{Call, Gate},
-        guard::{Guard, Pace},
+        guard::Guard,
         session::{Action, Event},
     },
     metrics::Counters,
@@ -168,7 +168,6 @@ pub struct Worker {
     resting: bool,
     guard: Arc<Guard>,
     /// Of accepting.
-    pace: Pace,
     drain_until: Option<Instant>,
     now: Instant,
     tls: tls::Configs,
@@ -220,7 +219,6 @@ impl Worker {
             sweeping: false,
             resting: false,
             guard,
-            pace: Pace::new(Instant::now()),
             drain_until: None,
             now: Instant::now(),
             tls: tls::Configs::new(material),

@@ -38,13 +38,18 @@ impl Worker {
                 continue;
             }
             for _ in 0..ACCEPTS_PER_TURN.min(room) {
-                if self.limits.session_rate > 0
-                    && let Err(wait) = self.pace.take(self.limits.session_rate, self.now)
+                let rate = self.limits.session_rate;
+                if rate > 0
+                    && let Err(wait) = self.guard.pace.take(rate, self.now)
                 {
                     rest = Some(wait);
                     break 'all;
                 }
-                match listener.socket.accept() {
+                let came = listener.socket.accept();
+                if came.is_err() && rate > 0 {
+                    self.guard.pace.give_back(rate);
+                }
+                match came {
                     Ok((stream, client)) => {
                         room -= 1;
                         accepted.push((stream, client, listener.kind, listener.address));

@@ -13,7 +13,10 @@ pub mod lists;
 
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +41,8 @@ pub struct Guard {
     pub lists: Lists,
     /// Who says for whom it connects, by a PROXY header.
     pub proxies: Lists,
+    /// The pace at which connections are taken, by whichever worker.
+    pub pace: SharedPace,
     clients: Option<Arc<Clients>>,
 }
 
@@ -49,6 +54,7 @@ impl Guard {
         Self {
             lists,
             proxies,
+            pace: SharedPace::default(),
             clients: limited.then(|| Arc::new(Clients::new(limits))),
         }
     }
@@ -105,6 +111,57 @@ impl Pace {
     }
 }
 
+/// A [`Pace`] that several threads keep together, exactly and without a lock.
+#[derive(Debug, Default)]
+pub struct SharedPace {
+    /// When it was asked first.
+    base: OnceLock<Instant>,
+    /// When the next is due, in ns after that.
+    due: AtomicU64,
+}
+
+impl SharedPace {
+    /// Takes a turn, if there is one.
+    ///
+    /// # Errors
+    /// How long to wait for it.
+    pub fn take(&self, per_second: u32, now: Instant) -> Result<(), Duration> {
+        let base = *self.base.get_or_init(|| now);
+        let now = whole_ns(now.saturating_duration_since(base));
+        let one = turn_ns(per_second);
+        let burst = SECOND_NS - one;
+        let mut due = self.due.load(Ordering::Relaxed);
+        loop {
+            let start = due.max(now);
+            let ahead = start - now;
+            if ahead > burst {
+                return Err(Duration::from_nanos(ahead - burst));
+            }
+            let next = start + one;
+            match (self.due).compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return Ok(()),
+                Err(seen) => due = seen,
+            }
+        }
+    }
+
+    /// Gives back a turn that was taken for nothing.
+    pub fn give_back(&self, per_second: u32) {
+        self.due.fetch_sub(turn_ns(per_second), Ordering::Relaxed);
+    }
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+fn turn_ns(per_second: u32) -> u64 {
+    SECOND_NS / u64::from(per_second.max(1))
+}
+
+fn whole_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +182,29 @@ mod tests {
         assert_eq!(taken, 9, "one each 100 ms, the first after 100 ms");
         assert!(!pace.is_rested(start + Duration::from_secs(1)));
         assert!(pace.is_rested(start + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn several_threads_keep_one_pace_exactly() {
+        let start = test_clock();
+        let pace = SharedPace::default();
+        pace.take(100, start).unwrap();
+        let at = |ms: u64| {
+            let now = start + Duration::from_millis(ms);
+            let taken = |_| (0..200).filter(|_| pace.take(100, now).is_ok()).count();
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|n| scope.spawn(move || taken(n))).collect();
+                let counts = threads.into_iter().map(|thread| thread.join().unwrap());
+                counts.sum::<usize>()
+            })
+        };
+        assert_eq!(at(0), 99, "a second's worth, one of which is taken");
+        assert_eq!(at(5), 0);
+        assert_eq!(at(55), 5);
+        pace.give_back(100);
+        assert_eq!(at(55), 1);
+        assert_eq!(pace.take(100, start), Err(Duration::from_millis(60)));
+        assert_eq!(at(5_000), 100, "rest is not saved up beyond a second");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Clients of HTTP/2: one by the book, and one that sends frames as it likes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{
@@ -8,6 +8,11 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::{HeaderMap, Request, Response};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::harness::{Conn, PATIENCE};
 
@@ -40,20 +45,46 @@ pub(crate) struct Asked {
 
 impl Client {
     pub(crate) fn connect(to: SocketAddr) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         let sender = runtime.block_on(async {
             let socket = tokio::net::TcpStream::connect(to).await.unwrap();
             socket.set_nodelay(true).unwrap();
-            let (sender, connection) = h2::client::handshake(socket).await.unwrap();
-            // It ends with an error when a test breaks it; what matters is asked for elsewhere.
-            tokio::spawn(async move { drop(connection.await) });
-            sender.ready().await.unwrap()
+            begin(socket).await
         });
         Self { runtime, sender }
+    }
+
+    /// The same over TLS, to a host that this authority vouches for.
+    pub(crate) fn secure(to: SocketAddr, authority: &Path, host: &str) -> Self {
+        let runtime = runtime();
+        let config = Arc::new(trusting(authority, &[b"h2"]));
+        let host = ServerName::try_from(host.to_owned()).unwrap();
+        let sender = runtime.block_on(async {
+            let socket = tokio::net::TcpStream::connect(to).await.unwrap();
+            let connector = tokio_rustls::TlsConnector::from(config);
+            begin(connector.connect(host, socket).await.unwrap()).await
+        });
+        Self { runtime, sender }
+    }
+
+    /// A GET, or `None` if the server wants no more requests here, and this is one that it has
+    /// not begun with.
+    pub(crate) fn try_get(&mut self, host: &str) -> Option<Result<Answer, h2::Error>> {
+        let refused =
+            |error: &h2::Error| error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+        let ready = self.within(self.sender.clone().ready());
+        let mut sender = match ready {
+            Ok(sender) => sender,
+            Err(error) if refused(&error) => return None,
+            // It has said so, and closed what was idle.
+            Err(error) if error.is_io() => return None,
+            Err(error) => return Some(Err(error)),
+        };
+        let (response, body) = sender.send_request(get(host, "/"), true).ok()?;
+        match self.answer(Asked { response, body }) {
+            Err(error) if refused(&error) => None,
+            answer => Some(answer),
+        }
     }
 
     fn within<A>(&self, what: impl Future<Output = A>) -> A {
@@ -146,6 +177,41 @@ impl Client {
         });
         ready.reason()
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+async fn begin<S>(stream: S) -> SendRequest<Bytes>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    // It ends with an error when a test breaks it; what matters is asked for elsewhere.
+    tokio::spawn(async move { drop(connection.await) });
+    sender.ready().await.unwrap()
+}
+
+/// What a client of TLS believes and speaks.
+pub(crate) fn trusting(authority: &Path, alpn: &[&[u8]]) -> ClientConfig {
+    let text = std::fs::read(authority).unwrap();
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config
 }
 
 pub(crate) fn get(host: &str, path: &str) -> Request<()> {

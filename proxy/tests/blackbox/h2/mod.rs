@@ -2,8 +2,8 @@
 //! clients that mean harm.
 
 mod again;
-mod client;
+pub(crate) mod client;
 mod floods;
 mod streams;
 mod tools;
-mod upstreams;
+pub(crate) mod upstreams;

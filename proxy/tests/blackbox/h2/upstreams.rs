@@ -23,21 +23,21 @@ use crate::terminated::{Authority, put_route};
 
 const KEY: &str = "http:a.test";
 
-pub(super) fn route(edge: &Edge, to: &[SocketAddr]) {
+pub(crate) fn route(edge: &Edge, to: &[SocketAddr]) {
     let route = Route::new(KEY.parse().unwrap(), to.iter().copied())
         .with_upstream_protocol(UpstreamProtocol::H2);
     edge.apply(vec![Operation::Put { route }]).unwrap();
 }
 
 /// A service by the book: requests come out, and the test answers them.
-pub(super) struct Service {
-    pub(super) address: SocketAddr,
-    pub(super) runtime: tokio::runtime::Runtime,
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    pub(crate) runtime: tokio::runtime::Runtime,
     requests: Receiver<(usize, Request<RecvStream>, SendResponse<Bytes>)>,
 }
 
 impl Service {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(h2::server::Builder::new())
     }
 
@@ -73,12 +73,12 @@ impl Service {
     }
 
     /// The next request, and by which connection it came.
-    pub(super) fn next(&self) -> (usize, Request<RecvStream>, SendResponse<Bytes>) {
+    pub(crate) fn next(&self) -> (usize, Request<RecvStream>, SendResponse<Bytes>) {
         self.requests.recv_timeout(PATIENCE).unwrap()
     }
 
     /// So many bytes of a body that may have more.
-    pub(super) fn some(&self, request: Request<RecvStream>, count: usize) -> Vec<u8> {
+    pub(crate) fn some(&self, request: Request<RecvStream>, count: usize) -> Vec<u8> {
         let mut body = request.into_body();
         let mut bytes = Vec::new();
         while bytes.len() < count {
@@ -89,7 +89,7 @@ impl Service {
         bytes
     }
 
-    pub(super) fn whole(&self, request: Request<RecvStream>) -> (Vec<u8>, Option<HeaderMap>) {
+    pub(crate) fn whole(&self, request: Request<RecvStream>) -> (Vec<u8>, Option<HeaderMap>) {
         let mut body = request.into_body();
         self.runtime.block_on(async {
             let mut bytes = Vec::new();
@@ -103,7 +103,7 @@ impl Service {
     }
 }
 
-pub(super) fn answer(mut respond: SendResponse<Bytes>, body: &'static str) {
+pub(crate) fn answer(mut respond: SendResponse<Bytes>, body: &'static str) {
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
     stream
         .send_data(Bytes::from_static(body.as_bytes()), true)
