@@ -227,7 +227,6 @@ fn idle_connections_cost_little() {
         raw
     });
     let sizes = format!("HTTP/1.1 {plain}, TLS {tls}, HTTP/2 {h2} bytes");
-    std::fs::write("/tmp/flocker/q-sizes.txt", &sizes).unwrap();
     assert!(plain < 4 << 10, "{sizes}");
     assert!(tls < 16 << 10, "{sizes}");
     assert!(h2 < 32 << 10, "{sizes}");
