@@ -45,20 +45,35 @@ fn every_sample_of_a_service_is_valid() {
     assert!(checked >= 10, "only {checked} samples found");
 }
 
+/// The samples with every key explained, and each example in each of its formats; the words of
+/// Compose files are checked where the formats are.
 #[test]
 fn every_example_of_apps_is_valid() {
-    let sources: Vec<SourceFile> = files(&folder("../config/examples"), "yml")
-        .into_iter()
-        .map(|path| SourceFile {
-            name: path.display().to_string(),
-            text: fs::read_to_string(path).unwrap_or_default(),
-        })
-        .collect();
-    assert!(sources.len() >= 2, "only {} examples found", sources.len());
-    match flocker_control::formats::parse(&flocker_control::formats::Sources::new(sources)) {
-        Ok(deployment) => assert!(!deployment.apps.is_empty()),
-        Err(errors) => panic!("{errors:#?}"),
+    let examples = folder("../config/examples");
+    let read = |path: PathBuf| SourceFile {
+        name: path.display().to_string(),
+        text: fs::read_to_string(&path).unwrap_or_default(),
+    };
+    let mut checked = 0;
+    for first in files(&examples, "yml") {
+        let beside = first.with_file_name("deployment.yml");
+        let alone = first.ends_with("compose.yml") || first == beside;
+        let mut sources = vec![read(first.clone())];
+        if !alone || first == beside {
+            sources.push(read(if first == beside {
+                first.with_file_name("application.yml")
+            } else {
+                beside
+            }));
+        }
+        let sources = flocker_control::formats::Sources::new(sources);
+        match flocker_control::formats::parse(&sources) {
+            Ok(deployment) => assert!(!deployment.apps.is_empty(), "{}", first.display()),
+            Err(errors) => panic!("{errors:#?}"),
+        }
+        checked += 1;
     }
+    assert!(checked >= 10, "only {checked} examples found");
 }
 
 /// The first line of an invalid file is a comment with what the error has to contain.

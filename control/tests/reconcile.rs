@@ -281,13 +281,16 @@ async fn what_cannot_be_started_says_why_and_when_it_is_tried_again() {
         .world
         .script(|call, _| call.is("start").then_some(Fault::Refused));
     deploy(&control, "notes:2", "n1").await;
-    let failed = cluster.until(|_, _| control.app(&notes()).unwrap().phase == AppPhase::Failed);
-    assert!(failed.await, "{:#?}", control.status());
-    let reason = control.app(&notes()).unwrap().reason.unwrap();
-    assert!(
-        reason.starts_with("cannot start its container on node n1: "),
-        "{reason}"
-    );
+    // First behind the gates, then by the reconciler, which goes on for as long as it takes.
+    for what in ["make its container anew", "start its container"] {
+        let begin = format!("cannot {what} on node n1: ");
+        let failed = cluster.until(|_, _| {
+            let status = control.app(&notes()).expect("it is declared");
+            let reason = status.reason.unwrap_or_default();
+            status.phase == AppPhase::Failed && reason.starts_with(&begin)
+        });
+        assert!(failed.await, "{begin}: {:#?}", control.status());
+    }
     let problems = control.status().problems;
     assert_eq!(problems[0].subject, "app notes");
     assert!(problems[0].next.starts_with("attempt "), "{problems:?}");
@@ -354,4 +357,97 @@ async fn every_node_is_confirmed_with_the_volumes_that_are_its() {
         .expect("a lease names the volume");
     assert_eq!(owned("n2"), []);
     drop(control);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_in_place_holds_requests_and_fails_none() {
+    let (cluster, control) = serving().await;
+    let (failed, released) = {
+        let inner = cluster.world.lock();
+        (inner.failed, inner.released)
+    };
+    deploy(&control, "notes:2", "n1").await;
+    serves(&cluster, &control, "notes:2", "n1").await;
+    let inner = cluster.world.lock();
+    assert_eq!(inner.failed, failed, "a request failed");
+    assert!(inner.released > released, "nobody was held");
+    let paused = |edge: &world::Edge| edge.routes.values().any(|entry| entry.paused.is_some());
+    assert!(!inner.edges.values().any(paused), "a gate is still paused");
+    drop(inner);
+    control.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_against_a_change_leaves_the_old_container_running() {
+    let (cluster, control) = serving().await;
+    let objections = |list: &[&str]| {
+        let mut inner = cluster.world.lock();
+        let node = inner.nodes.get_mut(&node_name("n1")).expect("n1 exists");
+        node.objections = list.iter().map(|text| (*text).to_owned()).collect();
+    };
+    objections(&["image notes:2 is not on n1"]);
+    let stops = cluster.world.lock().stops;
+    deploy(&control, "notes:2", "n1").await;
+    let refused = cluster.until(|_, _| {
+        let status = control.app(&notes());
+        status.is_ok_and(|status| {
+            let reason = status.reason.unwrap_or_default();
+            status.phase == AppPhase::Failed && reason.contains("image notes:2 is not on n1")
+        })
+    });
+    assert!(refused.await, "{:#?}", control.status());
+    assert_eq!(
+        cluster.world.lock().stops,
+        stops,
+        "nothing was stopped for it"
+    );
+    objections(&[]);
+    serves(&cluster, &control, "notes:2", "n1").await;
+    control.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_plan_is_refused() {
+    let (_cluster, control) = serving().await;
+    let mut shown = request("notes:2", "n1");
+    shown.dry_run = true;
+    let plan = control.deploy(&shown).await.expect("it can be planned");
+    shown.dry_run = false;
+    shown.against = Some(plan.version);
+    deploy(&control, "notes:3", "n1").await;
+    let refusal = control.deploy(&shown).await.unwrap_err();
+    assert_eq!(refusal.code(), ErrorCode::StalePlan);
+    shown.against = None;
+    control
+        .deploy(&shown)
+        .await
+        .expect("without a version it is planned anew");
+    control.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pruning_removes_an_app_and_keeps_its_volume() {
+    let (cluster, control) = serving().await;
+    let mut request = request("notes:1", "n1");
+    request.files[0].text = "version: 1\napplications: {}\n".to_owned();
+    request.files[1].text = "version: 1\nnodes: {}\n".to_owned();
+    let kept = control
+        .deploy(&request)
+        .await
+        .expect("nothing is asked for");
+    assert_eq!(kept.changes, [], "who is not named is left alone");
+    request.prune = true;
+    let reply = control.deploy(&request).await.expect("it can be removed");
+    assert!(matches!(&reply.changes[..], [DeployChange::Remove { .. }]));
+    let gone = cluster.until(|_, inner| {
+        let node = &inner.nodes[&node_name("n1")];
+        let routes = inner
+            .edges
+            .values()
+            .map(|edge| edge.routes.len())
+            .sum::<usize>();
+        node.containers.is_empty() && node.copies.len() == 1 && routes == 0
+    });
+    assert!(gone.await, "{:#?}", control.status());
+    control.stop().await;
 }

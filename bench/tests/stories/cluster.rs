@@ -57,6 +57,23 @@ applications:
       ready: {http: {port: 8081, path: /healthz, timeout: 30s}}
 "#;
 
+/// The same in a Compose file, in a generation of its own each time.
+pub(crate) const COMPOSE: &str = r#"
+services:
+  notes:
+    image: flocker/notes
+    ports: ["8080:8081"]
+    environment: {GENERATION: "${GENERATION}"}
+    volumes: ["notes:/data"]
+    stop_grace_period: 10s
+    x-flocker:
+      node: n1
+      routes: [{key: "http:notes.demo", port: 8081}]
+      ready: {http: {port: 8081, path: /healthz, timeout: 30s}}
+volumes:
+  notes: {driver: flocker}
+"#;
+
 /// Where it shall run.
 pub(crate) const DEPLOYMENT: &str = "version: 1\nnodes: {n1: [notes], n2: []}\n";
 
@@ -181,6 +198,22 @@ impl Cluster {
             ..DeployRequest::default()
         };
         self.control.post("/v2/deploy", &request, CALL).await
+    }
+
+    /// Deploys the Compose file and waits until it serves through every edge.
+    pub(crate) async fn deploy_generation(&self, generation: u32) -> Result<DeployReply> {
+        let value = generation.to_string();
+        let request = DeployRequest {
+            files: vec![SourceFile {
+                name: "compose.yml".to_owned(),
+                text: COMPOSE.to_owned(),
+            }],
+            variables: [("GENERATION".to_owned(), value)].into(),
+            ..DeployRequest::default()
+        };
+        let reply = self.control.post("/v2/deploy", &request, CALL).await?;
+        self.wait_serving().await?;
+        Ok(reply)
     }
 
     /// Deploys notes and waits until it serves through every edge.

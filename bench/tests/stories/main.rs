@@ -34,6 +34,33 @@ async fn an_app_moves_there_and_back_under_load_and_no_request_fails() -> Result
 }
 
 #[tokio::test]
+async fn an_app_changes_in_place_under_load_and_no_request_fails() -> Result<()> {
+    Cluster::story(async |cluster| {
+        cluster.deploy_generation(1).await?;
+        let container = async || -> Result<_> {
+            let seen = cluster.app().await?.container;
+            Ok(seen.context("no container")?.runtime_id)
+        };
+        let mut before = container().await?;
+        let load = cluster.load();
+        for generation in [2, 3] {
+            let reply = cluster.deploy_generation(generation).await?;
+            ensure!(reply.changes.len() == 1, "{reply:?}");
+            let after = container().await?;
+            ensure!(after != before, "it is still the old container");
+            before = after;
+        }
+        let written = load.end().await?;
+        ensure!(written.failed.is_empty(), "failed: {:?}", written.failed);
+        ensure!(written.acknowledged.len() > 20, "hardly any load");
+        let again = cluster.deploy_generation(3).await?;
+        ensure!(again.changes.is_empty(), "{again:?}");
+        cluster.check_journal(&written).await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn options_of_a_route_outlive_a_move() -> Result<()> {
     Cluster::story(async |cluster| {
         cluster.deploy_notes().await?;

@@ -30,6 +30,7 @@ pub mod peers;
 mod peers_volumes;
 mod questions;
 pub mod reconciler;
+mod replace;
 pub mod server;
 mod server_volumes;
 pub mod store;

@@ -16,6 +16,7 @@ use super::{
     context::{Claim, Context},
     control::Control,
     observer::ask_node,
+    replace,
 };
 use crate::logic::{
     reconcile::{Action, AppAction, Plan, Settled, reconcile},
@@ -152,10 +153,14 @@ async fn at_app(control: Arc<Control>, claim: Claim, known: Arc<AppRecord>, acti
     }
     let (result, node) = match action {
         Action::App { node, what, .. } => {
-            if matches!(what, AppAction::StartContainer(..)) {
+            let starts = matches!(what, AppAction::StartContainer(..));
+            if starts {
                 claim.starts();
             }
-            let result = perform(context, name, &node, &what).await;
+            let mut result = perform(context, name, &node, &what).await;
+            if starts && result.is_ok() && !known.started {
+                result = settle(context, name, Settled::Started).await;
+            }
             let result = result.map_err(|error| {
                 let message = format!("cannot {} on node {node}: {}", what.name(), error.message);
                 ErrorBody { message, ..error }
@@ -205,6 +210,9 @@ async fn perform(
             peers.create_container(node, spec, *epoch).await.map(drop)
         }
         AppAction::StartContainer(spec, epoch) => peers.start(node, spec, *epoch).await.map(drop),
+        AppAction::ReplaceContainer(app, epoch) => {
+            replace::replace(context, app, node, *epoch).await
+        }
         AppAction::RemoveContainer(spec, epoch) => {
             match peers.stop(node, spec, *epoch).await {
                 Ok(_) => {}
@@ -230,6 +238,7 @@ async fn settle(context: &Context, app: &AppName, how: Settled) -> Result<(), Er
         match how {
             Settled::Made(volumes) => record.made.extend(volumes),
             Settled::Unchanged => record.changed = false,
+            Settled::Started => record.started = true,
             Settled::RoutesGone(keys) => record.retired.retain(|key| !keys.contains(key)),
             Settled::Deleted => {
                 record.life = Life::Deleted;

@@ -12,7 +12,6 @@ use flocker_api::{
 };
 
 use super::{
-    awaited::Feature,
     declared::{Applications, Declared, PlacedRoute, Unplaced},
     error::Problem,
     extension::Extension,
@@ -250,7 +249,6 @@ impl Reader<'_> {
             self.bad(node, &path, ALIAS);
             return None;
         }
-        self.awaited(item.at, &path, Feature::Links);
         // Two ports of one app have the same alias; the variables tell them apart.
         let key = (alias.to_ascii_lowercase(), local_port?);
         if let Some(first) = seen.insert(key, node.at) {

@@ -29,7 +29,6 @@
 //! | `error` | what can be wrong |
 
 mod application;
-mod awaited;
 mod compose;
 mod declared;
 mod deployment;

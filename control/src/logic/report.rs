@@ -18,7 +18,7 @@ use flocker_api::{
 
 use super::{
     migration::{Entry, Move},
-    reconcile::{Observed, Obstacle, Seen, lacking},
+    reconcile::{Observed, Obstacle, Order, Seen, lacking},
     saga::{Event, Next, Status},
     state::{AppRecord, Life, Primary, State},
 };
@@ -238,8 +238,16 @@ fn phase(
     let starting = |reason: &str| (AppPhase::Starting, Some(reason.to_owned()));
     let mut containers = node.containers.iter();
     let container = containers.find(|container| container.app == *name);
+    let order = Order::new(state);
     if record.changed {
-        return starting("its container is being made anew");
+        return match order.unsettled(record) {
+            Some(other) => starting(&format!("it changes after app {other}, which it needs")),
+            None => starting("its container is being made anew"),
+        };
+    }
+    let runs = container.is_some_and(|one| one.state == ContainerState::Running);
+    if let Some(other) = order.awaited(observed, record).filter(|_| !runs) {
+        return starting(&format!("it waits for app {other}, which it needs"));
     }
     if let Some(found) = container.and_then(ended_by_itself) {
         return found;

@@ -187,6 +187,7 @@ impl Cluster {
         let cluster = Self::declared();
         let mut record = AppRecord::new(app.clone());
         record.made.insert(volume());
+        record.started = true;
         cluster.declare(record);
         let mut inner = cluster.world.lock();
         let node = inner.nodes.get_mut(&node_name("n1")).expect("n1 exists");

@@ -7,7 +7,6 @@ use flocker_api::{app::DependencyCondition, name::AppName};
 
 use super::{
     super::{
-        awaited::Feature,
         declared::{Need, Wish},
         keys,
         reader::{Fields, Reader},
@@ -56,7 +55,6 @@ impl Reader<'_> {
                 self.bad(item, &path, expected);
                 continue;
             }
-            self.awaited(item.at, &path, Feature::Links);
             let alias = alias.to_owned();
             needs.push(Need {
                 app,
@@ -117,10 +115,8 @@ impl Reader<'_> {
             });
         };
         need(Wish::First(condition));
-        if !Feature::Links.is_awaited() {
-            let alias = app.to_string();
-            need(Wish::Found { alias });
-        }
+        let alias = app.to_string();
+        need(Wish::Found { alias });
     }
 
     fn condition(&mut self, node: &Node, at: Mark, path: &str) -> Option<DependencyCondition> {

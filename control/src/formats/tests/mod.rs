@@ -1,6 +1,7 @@
 //! Every key with a good and a bad value; every error names file, line, key and what is right.
 
 mod compose;
+mod examples;
 mod table;
 mod values;
 

@@ -435,3 +435,18 @@ fn routes_have_the_options_of_edges() {
         assert!(keys::ROUTE.allowed.contains(&option), "{option}");
     }
 }
+
+#[test]
+fn each_key_is_in_the_documentation() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/apps.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut missing = Vec::new();
+    for keys in keys::ALL {
+        for key in keys.allowed {
+            if !text.contains(&format!("`{key}`")) {
+                missing.push(format!("{}: {key}", keys.of));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+}

@@ -19,7 +19,7 @@ use flocker_api::{
 };
 use uuid::Uuid;
 
-pub(super) use self::order::needs;
+pub(super) use self::order::{needs, owners};
 use super::state::{AppRecord, Change, Life, Primary, State};
 
 /// What a deployment comes to.
@@ -82,7 +82,7 @@ pub fn plan(
         plan.remove(state, record, &mut errors);
     }
     let declared = deployment.apps.iter().map(|placement| &placement.app);
-    let owners = order::owners(declared.chain(lasting.iter().map(|record| &record.app)));
+    let owners = owners(declared.chain(lasting.iter().map(|record| &record.app)));
     let named: BTreeSet<AppName> = deployment
         .apps
         .iter()

@@ -26,7 +26,9 @@ pub(in crate::logic) fn needs<'a>(
 }
 
 /// Which app of a deployment has which route.
-pub(super) fn owners<'a>(apps: impl Iterator<Item = &'a App>) -> BTreeMap<RouteKey, AppName> {
+pub(in crate::logic) fn owners<'a>(
+    apps: impl Iterator<Item = &'a App>,
+) -> BTreeMap<RouteKey, AppName> {
     apps.flat_map(|app| {
         let keys = app.routes.iter().map(|route| route.key.clone());
         keys.map(|key| (key, app.name().clone()))

@@ -8,11 +8,12 @@
 //! ```text
 //!   volume missing, never made -> CreateVolume     container missing  -> CreateContainer
 //!   volume not mounted or a replica -> Promote     container stopped  -> StartContainer
-//!   declaration changed -> RemoveContainer (stops) container elsewhere -> RemoveContainer there
+//!   declaration changed -> ReplaceContainer        container elsewhere -> RemoveContainer there
 //!   deleted -> RemoveContainer, routes removed     old primary elsewhere -> Demote there
 //!   serving, policy of the primary is another than declared -> Replicate
 //! ```
 
+mod order;
 mod routes;
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
 use flocker_api::{
     ErrorBody,
     agent::{CreateVolume, NodeStatus},
+    app::App,
     container::{ContainerSpec, ContainerState, ContainerStatus, Restart},
     edge::{RouteStatus, RouteTable},
     gate::Token,
@@ -32,9 +34,9 @@ use flocker_api::{
     volume::{Epoch, Role, VolumeStatus},
 };
 
-pub(super) use self::routes::lacking;
 pub(crate) use self::routes::wanted;
 use self::routes::{forgotten_gates, route_changes};
+pub(super) use self::{order::Order, routes::lacking};
 use super::{
     links,
     state::{AppRecord, Life, Primary, State},
@@ -191,6 +193,8 @@ pub enum AppAction {
     StartContainer(Box<ContainerSpec>, Epoch),
     /// Remove the container, stopped first.
     RemoveContainer(Box<ContainerSpec>, Epoch),
+    /// Make the container that runs anew, behind paused gates.
+    ReplaceContainer(Box<App>, Epoch),
 }
 
 impl AppAction {
@@ -204,6 +208,7 @@ impl AppAction {
             Self::Replicate(..) => "say how its volume is replicated",
             Self::CreateContainer(..) => "create its container",
             Self::StartContainer(..) => "start its container",
+            Self::ReplaceContainer(..) => "make its container anew",
             Self::RemoveContainer(..) => "remove its container",
         }
     }
@@ -216,6 +221,8 @@ pub enum Settled {
     Made(BTreeSet<VolumeId>),
     /// The container of the old declaration is gone.
     Unchanged,
+    /// It has been ready for the first time.
+    Started,
     /// Routes that are no longer declared have left all edges.
     RoutesGone(BTreeSet<RouteKey>),
     /// Container and routes of a deleted app are gone.
@@ -250,6 +257,7 @@ pub type Touched = BTreeMap<AppName, f64>;
 #[must_use]
 pub fn reconcile(state: &State, observed: &Observed, touched: &Touched) -> Plan {
     let mut plan = Plan::default();
+    let order = Order::new(state);
     for (name, record) in &state.apps {
         let Some(primary) = state.primaries.get(name) else {
             continue;
@@ -262,6 +270,7 @@ pub fn reconcile(state: &State, observed: &Observed, touched: &Touched) -> Plan 
             record,
             primary,
             observed,
+            order: &order,
             touched_ms: touched.get(name).copied().unwrap_or(0.0),
         };
         match app.next() {
@@ -286,6 +295,7 @@ struct AppView<'a> {
     record: &'a AppRecord,
     primary: &'a Primary,
     observed: &'a Observed,
+    order: &'a Order<'a>,
     touched_ms: f64,
 }
 
@@ -350,10 +360,7 @@ impl AppView<'_> {
             .iter()
             .find(|container| container.app == spec.app);
         if self.record.changed {
-            return Ok(Some(match container {
-                Some(_) => self.here(self.remove_container()),
-                None => self.settle(Settled::Unchanged),
-            }));
+            return Ok(self.next_of_changed(container));
         }
         if let Some(action) = self.next_of_volumes(node)? {
             return Ok(Some(action));
@@ -361,10 +368,18 @@ impl AppView<'_> {
         if let Some(left) = container.and_then(|container| container.restart.as_ref()) {
             return self.next_of_ended(left, container);
         }
+        let running = container.is_some_and(|one| one.state == ContainerState::Running);
+        if !running && self.order.awaited(self.observed, self.record).is_some() {
+            return Ok(None);
+        }
         let spec = || Box::new(spec.clone());
         let action = match container.map(|container| &container.state) {
             None => self.here(AppAction::CreateContainer(spec(), epoch)),
             Some(ContainerState::Created | ContainerState::Exited { .. }) => {
+                self.here(AppAction::StartContainer(spec(), epoch))
+            }
+            // It runs and has never said that it is ready: asked again, until it is.
+            Some(ContainerState::Running) if !self.record.started => {
                 self.here(AppAction::StartContainer(spec(), epoch))
             }
             Some(ContainerState::Running) => {
@@ -398,6 +413,22 @@ impl AppView<'_> {
             )),
             Restart::Left { .. } | Restart::Waiting { .. } => Ok(None),
         }
+    }
+
+    /// Its declaration is another than its container's. One that runs is replaced behind
+    /// paused gates, after the apps that it needs.
+    fn next_of_changed(&self, container: Option<&ContainerStatus>) -> Option<Action> {
+        let Some(container) = container else {
+            return Some(self.settle(Settled::Unchanged));
+        };
+        if container.state != ContainerState::Running {
+            return Some(self.here(self.remove_container()));
+        }
+        if self.order.unsettled(self.record).is_some() {
+            return None;
+        }
+        let app = Box::new(self.record.app.clone());
+        Some(self.here(AppAction::ReplaceContainer(app, self.primary.epoch)))
     }
 
     fn next_of_volumes(&self, node: &NodeStatus) -> Result<Option<Action>, Obstacle> {
@@ -450,6 +481,9 @@ impl AppView<'_> {
             return Some(self.settle(Settled::RoutesGone(gone)));
         }
         let to = self.record.wanted.clone()?;
+        if self.order.unsettled(self.record).is_some() {
+            return None;
+        }
         (to != self.primary.node).then(|| Action::Move {
             app: self.name().clone(),
             to,

@@ -115,7 +115,11 @@ pub(super) fn forgotten_gates(state: &State, edge: &EdgeName, report: &EdgeRepor
         .iter()
         .filter(|(name, _)| state.move_of(name).is_none());
     let forgotten = apps.filter_map(|(_, record)| {
-        let token = state.moves.get(&record.last_move?)?.facts().token?;
+        let of_move = || state.moves.get(&record.last_move?)?.facts().token;
+        // While an app is being changed its pause is in use.
+        let of_change = record.pause.filter(|_| !record.changed);
+        // Tokens go up: the newer of the two is the one that a gate may still have.
+        let token = of_move().max(of_change)?;
         let links = links::leading_to(state, record.app.name());
         let keys = record
             .app

@@ -102,7 +102,10 @@ impl Scene {
             node.volumes.push(copy(Role::Primary, 3));
             node.containers.push(container(ContainerState::Running));
         });
-        scene.record(|record| record.made.extend([volume()]));
+        scene.record(|record| {
+            record.made.extend([volume()]);
+            record.started = true;
+        });
         scene.edge(|report| {
             Arc::make_mut(&mut report.routes).extend([(key(), route("10.0.0.1:8081"))]);
         });
@@ -381,9 +384,16 @@ fn a_volume_that_is_newer_than_the_store_is_an_obstacle() {
 }
 
 #[test]
-fn a_changed_declaration_removes_the_container_first() {
+fn a_changed_declaration_replaces_the_container_that_runs() {
     let mut scene = Scene::serving();
     scene.record(|record| record.changed = true);
+    assert!(matches!(
+        scene.app_action().1,
+        AppAction::ReplaceContainer(..)
+    ));
+    scene.node("n1", |node| {
+        node.containers[0].state = ContainerState::Created;
+    });
     assert!(matches!(
         scene.app_action().1,
         AppAction::RemoveContainer(..)
@@ -602,4 +612,126 @@ fn a_gate_that_an_ended_move_left_paused_is_resumed() {
         keys: vec![key()],
     };
     assert_eq!(pause_with(5), [resume]);
+}
+
+/// Another app, which runs on n2 and needs nothing.
+fn with_database(scene: &mut Scene, change: impl FnOnce(&mut AppRecord)) {
+    let text = r#"{"container":{"app":"db","image":"db"},"volume_sizes":[],"routes":[{"key":"tcp:5432","port":5433}]}"#;
+    let mut record = AppRecord::new(serde_json::from_str(text).unwrap());
+    record.started = true;
+    change(&mut record);
+    let record = Box::new(record);
+    scene.state.apply(&Change::PutApp { record }).unwrap();
+    let place = Change::PlacePrimary {
+        app: "db".parse().unwrap(),
+        primary: Primary {
+            node: node_named("n2"),
+            epoch: Epoch(1),
+        },
+    };
+    scene.state.apply(&place).unwrap();
+    scene.node("n2", |node| {
+        let mut running = container(ContainerState::Running);
+        running.app = "db".parse().unwrap();
+        running.epoch = Epoch(1);
+        node.containers.push(running);
+    });
+}
+
+fn depend(scene: &mut Scene, condition: &str) {
+    let dependency = format!(r#"{{"app":"db","condition":"{condition}"}}"#);
+    let dependency = serde_json::from_str(&dependency).unwrap();
+    scene.record(|record| record.app.depends_on = vec![dependency]);
+}
+
+fn actions_of_notes(scene: &Scene) -> usize {
+    let actions = scene.plan().actions.into_iter();
+    actions
+        .filter(|action| matches!(action, Action::App { app, .. } | Action::Move { app, .. } if *app == name()))
+        .count()
+}
+
+#[test]
+fn a_first_start_waits_for_what_is_needed() {
+    let mut scene = Scene::serving();
+    scene.node("n1", |node| node.containers.clear());
+    scene.record(|record| record.started = false);
+    depend(&mut scene, "ready");
+    with_database(&mut scene, |record| record.started = false);
+    assert_eq!(actions_of_notes(&scene), 0, "it runs and is not ready yet");
+    depend(&mut scene, "started");
+    assert_eq!(actions_of_notes(&scene), 1, "it runs, which is enough");
+    scene.node("n2", |node| node.containers.clear());
+    assert_eq!(actions_of_notes(&scene), 0, "it does not run");
+    scene.record(|record| record.started = true);
+    assert_eq!(actions_of_notes(&scene), 1, "later starts wait for nobody");
+}
+
+#[test]
+fn an_app_that_never_was_ready_is_asked_again() {
+    let mut scene = Scene::serving();
+    scene.record(|record| record.started = false);
+    assert!(matches!(
+        scene.app_action().1,
+        AppAction::StartContainer(..)
+    ));
+}
+
+#[test]
+fn changes_and_moves_wait_for_those_of_needed_apps() {
+    let link = r#"{"alias":"db","local_port":1,"remote_port":5432}"#;
+    let mut scene = Scene::serving();
+    scene.record(|record| {
+        record.app.container.links = vec![serde_json::from_str(link).unwrap()];
+        record.changed = true;
+    });
+    with_database(&mut scene, |record| record.changed = true);
+    assert_eq!(actions_of_notes(&scene), 0);
+    with_database(&mut scene, |_| {});
+    assert_eq!(actions_of_notes(&scene), 1);
+    scene.record(|record| {
+        record.changed = false;
+        record.wanted = Some(node_named("n2"));
+    });
+    assert_eq!(actions_of_notes(&scene), 1);
+    with_database(&mut scene, |record| record.wanted = Some(node_named("n1")));
+    assert_eq!(actions_of_notes(&scene), 0);
+}
+
+#[test]
+fn who_needs_each_other_waits_for_nobody() {
+    let mut scene = Scene::serving();
+    depend(&mut scene, "ready");
+    scene.record(|record| record.changed = true);
+    let link = r#"{"alias":"notes","local_port":1,"remote_port":1,"to":{"app":"notes","port":1}}"#;
+    with_database(&mut scene, |record| {
+        record.changed = true;
+        record.app.container.links = vec![serde_json::from_str(link).unwrap()];
+    });
+    assert_eq!(actions_of_notes(&scene), 1);
+}
+
+#[test]
+fn a_gate_that_a_change_left_paused_is_opened_once_the_change_is_over() {
+    let mut scene = Scene::serving();
+    let token = Token(9);
+    scene.record(|record| {
+        record.pause = Some(token);
+        record.changed = true;
+    });
+    scene.edge(|report| {
+        let routes = Arc::make_mut(&mut report.routes);
+        let gate = &mut routes.get_mut(&key()).unwrap().gate;
+        gate.state = GateState::Paused;
+        gate.token = token;
+    });
+    let resumes = |scene: &Scene| {
+        let actions = scene.plan().actions.into_iter();
+        actions
+            .filter(|action| matches!(action, Action::Resume { .. }))
+            .count()
+    };
+    assert_eq!(resumes(&scene), 0, "the pause is in use");
+    scene.record(|record| record.changed = false);
+    assert_eq!(resumes(&scene), 1);
 }

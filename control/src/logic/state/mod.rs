@@ -59,6 +59,12 @@ pub struct AppRecord {
     /// Whether its container must be made anew because the declaration changed.
     #[serde(default)]
     pub changed: bool,
+    /// Whether it has been ready once. Until then it waits for the apps that it needs.
+    #[serde(default)]
+    pub started: bool,
+    /// The newest token under which its routes were paused for a change of its container.
+    #[serde(default)]
+    pub pause: Option<Token>,
     /// Volumes that have been created once. One of these that is missing is a loss, and not
     /// created again.
     #[serde(default)]
@@ -82,6 +88,8 @@ impl AppRecord {
             app,
             life: Life::Wanted,
             changed: false,
+            started: false,
+            pause: None,
             made: BTreeSet::new(),
             retired: BTreeSet::new(),
             wanted: None,
