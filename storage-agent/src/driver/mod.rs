@@ -11,6 +11,7 @@ mod directory;
 pub mod doctor;
 pub mod fence;
 mod health;
+pub mod idle;
 mod index;
 mod inside;
 mod jobs;

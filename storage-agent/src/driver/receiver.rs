@@ -1,4 +1,4 @@
-//! The receiving side: one session for each connection, one stream in it.
+//! The receiving side: a connection brings one stream after the other, each a session.
 //!
 //! A stream that was taken whole, and that makes what its sender says, is acknowledged. After
 //! any other end the receiver looks at what it has and answers by that: a receive may have
@@ -33,11 +33,26 @@ use crate::{
 /// How long a sender may take to close after it was told what became of its stream.
 const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Serves one sender from its first frame to its last.
+/// Serves one sender from its first frame to its last: one stream after the other.
 pub(crate) async fn serve(mut connection: Connection, volumes: &Volumes) {
     let address = connection.reader.address;
-    if let Err(error) = session(&mut connection, volumes).await {
-        tracing::warn!(peer = %address, error = %flocker_api::error::chain(&error), "a stream was not taken");
+    let mut after = After::Nothing;
+    loop {
+        let session = match connection.reader.next_message().await {
+            Ok(Frame::Hello(hello)) => session(&mut connection, volumes, hello).await,
+            Ok(other) => Err(out_of_turn(&connection.reader, &other)),
+            // It had its stream, and has no other.
+            Err(_) if after == After::Stream => break,
+            Err(error) => Err(error),
+        };
+        match session {
+            Ok(After::Stream) => after = After::Stream,
+            Ok(After::Nothing) => break,
+            Err(error) => {
+                tracing::warn!(peer = %address, error = %flocker_api::error::chain(&error), "a stream was not taken");
+                break;
+            }
+        }
     }
     // A close while something of the sender is unread, be it a heartbeat, would be a reset, and
     // might overtake the answer.
@@ -45,11 +60,20 @@ pub(crate) async fn serve(mut connection: Connection, volumes: &Volumes) {
     connection.reader.drain(DRAIN_MAX).await;
 }
 
-async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), VolumeError> {
-    let hello = match connection.reader.next_message().await? {
-        Frame::Hello(hello) => hello,
-        other => return Err(out_of_turn(&connection.reader, &other)),
-    };
+/// What a session was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// A stream was taken; another may follow.
+    Stream,
+    /// Nothing was sent.
+    Nothing,
+}
+
+async fn session(
+    connection: &mut Connection,
+    volumes: &Volumes,
+    hello: Hello,
+) -> Result<After, VolumeError> {
     if let Err(error) = genuine(connection.identity.as_ref(), &hello.handshake) {
         return refuse(&mut connection.writer, error, Frame::Refuse).await;
     }
@@ -87,7 +111,7 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
     };
     connection.writer.send(&Frame::Accept(accept)).await?;
     let Some(begin) = begun(&mut connection.reader).await? else {
-        return Ok(());
+        return Ok(After::Nothing);
     };
     let received = receive(connection, volumes, &entry, here, (&hello, &begin)).await;
     match received {
@@ -98,7 +122,7 @@ async fn session(connection: &mut Connection, volumes: &Volumes) -> Result<(), V
             }
             connection.writer.send(&Frame::Ack(Ack { guid })).await?;
             volumes.tidy_later(hello.handshake.volume);
-            Ok(())
+            Ok(After::Stream)
         }
         Err(error) => refuse(&mut connection.writer, error, Frame::Nack).await,
     }
@@ -230,7 +254,7 @@ async fn refuse(
     writer: &mut FrameWriter,
     error: VolumeError,
     frame: fn(ErrorBody) -> Frame,
-) -> Result<(), VolumeError> {
+) -> Result<After, VolumeError> {
     let text = flocker_api::error::chain(&error);
     let body = ErrorBody::from(error);
     let code = body.code;

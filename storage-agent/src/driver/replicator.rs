@@ -18,6 +18,7 @@ use flocker_api::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use super::{
+    idle::Connections,
     index::next_createtxg,
     progress::Progress,
     storage::{LocalCopy, SendStream, Storage, Stream},
@@ -40,6 +41,7 @@ pub(crate) struct Replicator<'a> {
     pub(crate) node: &'a NodeName,
     pub(crate) storage: &'a Storage,
     pub(crate) link: &'a Link,
+    pub(crate) connections: Connections,
     pub(crate) progress: &'a Progress,
 }
 
@@ -230,7 +232,6 @@ impl Replicator<'_> {
         look: Look,
         resume: Resume,
     ) -> Result<Opening, VolumeError> {
-        let mut connection = connect(&request.peer, request.to, self.link).await?;
         let hello = Hello {
             protocol: PROTOCOL,
             storage: self.storage.kind(),
@@ -247,8 +248,8 @@ impl Replicator<'_> {
             },
             look: look == Look::First,
         };
-        connection.writer.send(&Frame::Hello(hello)).await?;
-        let accept = match connection.reader.next_message().await? {
+        let (mut connection, answer) = self.greet(request, &Frame::Hello(hello)).await?;
+        let accept = match answer {
             Frame::Accept(accept) => accept,
             other => return Err(unexpected(&connection.reader, other)),
         };
@@ -300,6 +301,28 @@ impl Replicator<'_> {
             takes: accept.takes,
             resumption,
         })
+    }
+
+    /// A connection on which the receiver has answered.
+    async fn greet(
+        &self,
+        request: &ReplicateRequest,
+        hello: &Frame,
+    ) -> Result<(Connection, Frame), VolumeError> {
+        let kept = match self.connections {
+            Connections::Kept => self.link.kept(&request.peer, request.to),
+            Connections::New => None,
+        };
+        if let Some(mut connection) = kept {
+            match ask(&mut connection, hello).await {
+                Ok(answer) => return Ok((connection, answer)),
+                // It may have hung up just now; nothing has come of a greeting yet.
+                Err(error) => tracing::debug!(%error, "a connection that was kept is of no use"),
+            }
+        }
+        let mut connection = connect(&request.peer, request.to, self.link).await?;
+        let answer = ask(&mut connection, hello).await?;
+        Ok((connection, answer))
     }
 
     async fn attempt(
@@ -375,10 +398,18 @@ impl Replicator<'_> {
             })
         }
         .await;
-        if let Err(error) = &result {
-            give_up(&mut connection, error).await;
+        match &result {
+            Err(error) => give_up(&mut connection, error).await,
+            Ok(_) => self.part(*connection),
         }
         result
+    }
+
+    /// The connection has served.
+    fn part(&self, connection: Connection) {
+        if self.connections == Connections::Kept {
+            self.link.keep(connection);
+        }
     }
 
     /// The snapshot that was just taken and sent: its stream has said what it is.
@@ -473,6 +504,11 @@ fn may_be_outdated(error: &VolumeError) -> bool {
         error.code(),
         ErrorCode::Diverged | ErrorCode::Internal | ErrorCode::NotFound
     )
+}
+
+async fn ask(connection: &mut Connection, hello: &Frame) -> Result<Frame, VolumeError> {
+    connection.writer.send(hello).await?;
+    connection.reader.next_message().await
 }
 
 /// Tells the receiver why nothing more comes. It may be gone already.

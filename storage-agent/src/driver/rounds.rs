@@ -19,6 +19,7 @@ use flocker_api::{
 use tokio::time::timeout;
 
 use super::{
+    idle::Connections,
     index::{Entry, next_createtxg},
     replicator::{Begun, Replicator, What},
     storage::{LocalCopy, Stream},
@@ -177,7 +178,9 @@ impl Volumes {
                 Err(at) => return Ok(Round::Unchanged(at)),
             },
         };
-        let reply = self.transfer(&entry, copy, &request, what).await?;
+        let reply = self
+            .transfer(&entry, copy, &request, what, Connections::Kept)
+            .await?;
         let arrived = Arrived {
             taken_at: self.taken_at(&reply.snapshot),
             snapshot: reply.snapshot.clone(),
@@ -268,12 +271,14 @@ impl Volumes {
         copy: LocalCopy,
         request: &ReplicateRequest,
         what: What,
+        connections: Connections,
     ) -> Result<ReplicateReply, VolumeError> {
         let id = copy.id;
         let replicator = Replicator {
             node: self.node(),
             storage: self.storage(),
             link: self.link(),
+            connections,
             progress: &entry.progress,
         };
         let reply = replicator.run(copy, request, what).await;

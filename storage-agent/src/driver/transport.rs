@@ -26,6 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::idle::Idle;
 use crate::{
     error::VolumeError,
     logic::bucket::Bucket,
@@ -80,6 +81,8 @@ pub struct Link {
     pub tls: Option<Credentials>,
     /// What all streams to each peer share.
     pub buckets: Buckets,
+    /// Connections that rounds of replication use again.
+    pub idle: Idle,
 }
 
 /// The rate of each link; clones are the same.
@@ -91,6 +94,24 @@ pub struct Buckets {
 type Shared = Arc<Mutex<Bucket>>;
 
 impl Link {
+    /// A connection that is kept, if there is one.
+    pub(crate) fn kept(&self, node: &NodeName, to: SocketAddr) -> Option<Connection> {
+        let mut connection = self.idle.take(node, to, self.idle_max())?;
+        connection.writer.buckets = self.buckets(node);
+        Some(connection)
+    }
+
+    /// Keeps a connection of ours on which a stream has ended well.
+    pub(crate) fn keep(&self, connection: Connection) {
+        let to = connection.reader.address;
+        self.idle.keep(to, connection, self.idle_max());
+    }
+
+    /// Well before the peer, who hears nothing meanwhile, hangs up.
+    fn idle_max(&self) -> Duration {
+        self.limits.silence / 2
+    }
+
     /// What a stream to `node` is held to: the link's bucket, and one of its own.
     fn buckets(&self, node: &NodeName) -> Vec<Shared> {
         let now = monotonic();
@@ -128,6 +149,8 @@ pub(crate) struct Connection {
     pub(crate) writer: FrameWriter,
     /// Who the peer is by its certificate; `None` over plain TCP.
     pub(crate) identity: Option<Identity>,
+    /// When it was made.
+    pub(crate) made: Instant,
 }
 
 /// Connects to the agent of `node` at `to`.
@@ -199,6 +222,7 @@ pub(crate) fn over(
             buckets: Vec::new(),
         },
         identity,
+        made: Instant::now(),
     }
 }
 
@@ -223,6 +247,11 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
+    /// The peer had nothing to say until now.
+    pub(crate) fn begin_anew(&mut self) {
+        self.heard = Instant::now();
+    }
+
     /// The next frame. Can be dropped and called again: what was read is kept.
     pub(crate) async fn next(&mut self) -> Result<Frame, VolumeError> {
         loop {

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     asides::Asides,
     directory::Directory,
+    idle::Connections,
     index::{Entry, Index, Knowledge},
     receiver,
     replicator::What,
@@ -43,8 +44,8 @@ use crate::{
     metrics::Rounds,
 };
 
-/// Streams that are received at once; more wait in the listener's queue.
-const SESSIONS_MAX: usize = 64;
+/// Connections of senders, also of those that have nothing to send now; more wait in the listener's queue.
+const SESSIONS_MAX: usize = 128;
 /// How long the receives that run when the agent ends may take to be undone.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -399,7 +400,8 @@ impl Volumes {
         }
         self.touched(id);
         let name = next_label(request.epoch);
-        self.transfer(&entry, copy, &request, What::New(name)).await
+        self.transfer(&entry, copy, &request, What::New(name), Connections::New)
+            .await
     }
 
     /// Makes this copy the primary: writable, mounted fresh.

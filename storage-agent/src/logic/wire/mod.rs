@@ -12,7 +12,8 @@
 //! receiver         Accept                 Ack    or Refuse, or Nack at any time
 //! ```
 //!
-//! One stream goes over one connection. A sender that gives up sends Nack and closes.
+//! After Ack the sender may begin with another Hello, or close. A sender that gives up sends Nack
+//! and closes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flocker_api::{
