@@ -25,7 +25,7 @@ use flocker_storage_agent::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
-    pools::{FileSystem, Pools, attempt, enclosed, mounts, run, until},
+    pools::{FileSystem, Pools, attempt, enclosed, mounts, run, slow, until},
     tree::{Facts, Keeps, assert_same, facts},
 };
 
@@ -172,8 +172,7 @@ pub struct Node {
 
 /// Limits under which faults are soon noticed, and nothing is tried twice.
 pub fn impatient() -> TransferLimits {
-    // The guest is emulated.
-    let slow = if Path::new("/dev/zfs").exists() { 5 } else { 1 };
+    let slow = slow();
     TransferLimits {
         silence: slow * Duration::from_secs(8),
         heartbeat: Duration::from_millis(500),
@@ -231,6 +230,10 @@ impl Node {
     /// Starts it anew with other limits.
     pub async fn patience(&mut self, limits: TransferLimits) {
         self.stop().await;
+        let limits = TransferLimits {
+            lock: slow() * limits.lock,
+            ..limits
+        };
         self.volumes = Volumes::open_with(self.config.clone(), self.name.clone(), limits)
             .await
             .unwrap();
@@ -314,7 +317,8 @@ impl Node {
             match self.replicate(id, epoch, to).await {
                 Ok(reply) => return reply,
                 Err(error) => assert!(
-                    error.code().is_transient() && begun.elapsed() < Duration::from_secs(120),
+                    error.code().is_transient()
+                        && begun.elapsed() < slow() * Duration::from_secs(120),
                     "{error}"
                 ),
             }

@@ -11,6 +11,7 @@ use flocker_api::{
 
 use crate::{
     bed::{Bed, Dice, Node, fill},
+    pools::slow,
     tree::assert_same,
 };
 
@@ -49,7 +50,10 @@ async fn until(what: &str, node: &Node, id: VolumeId, so: impl Fn(&VolumeStatus)
             }
         }
     };
-    if tokio::time::timeout(DEADLINE, waits).await.is_err() {
+    if tokio::time::timeout(slow() * DEADLINE, waits)
+        .await
+        .is_err()
+    {
         panic!("{what}: {:#?}", node.volumes.list().await);
     }
 }

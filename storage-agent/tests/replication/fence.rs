@@ -14,7 +14,10 @@ use flocker_api::{
 };
 use flocker_storage_agent::driver::fence::{Fence, FenceConfig};
 
-use crate::{bed::Bed, pools::run};
+use crate::{
+    bed::Bed,
+    pools::{run, slow},
+};
 
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(5);
@@ -56,7 +59,7 @@ pub async fn a_lapsed_lease_takes_the_volumes_away(bed: &mut Bed) {
             tokio::time::sleep(LOOK).await;
         }
     };
-    let limit = Duration::from_secs(30);
+    let limit = slow() * Duration::from_secs(30);
     tokio::time::timeout(limit, fenced).await.expect("fenced");
     assert!(writer.wait().unwrap().code().is_none(), "it was killed");
 

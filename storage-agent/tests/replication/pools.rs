@@ -336,9 +336,14 @@ pub fn attempt(program: &str, arguments: &[&str]) -> Result<(), String> {
     output.status.success().then_some(()).ok_or(complaint)
 }
 
+/// How much longer everything may take: an emulated machine says so by `FLOCKER_TEST_SLOW`.
+pub fn slow() -> u32 {
+    env::var("FLOCKER_TEST_SLOW").map_or(1, |text| text.parse().unwrap())
+}
+
 /// Tries until it is so, for a while.
 pub fn until(what: &str, mut attempt: impl FnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + slow() * Duration::from_secs(30);
     while let Err(reason) = attempt() {
         assert!(Instant::now() < deadline, "{what}: {reason}");
         // Others need the processor meanwhile, of which the guest has little.

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use flocker_api::{name::VolumeId, volume::Epoch};
+use flocker_api::{
+    name::VolumeId,
+    replication::{Keep, SetReplication, VolumePolicy},
+    volume::Epoch,
+};
 use flocker_storage_agent::driver::transport::TransferLimits;
 use tokio::time::Instant;
 
@@ -155,6 +159,20 @@ pub async fn snapshots(bed: &Bed, count: u64, times: &mut Times) {
     let id = a.create("snapshots").await;
     let root = a.path(id).await;
     a.replicate(id, 1, b).await.unwrap();
+    // By no interval that would come, but all of them are kept.
+    let keep = |last| SetReplication {
+        epoch: Epoch(1),
+        policy: Some(VolumePolicy {
+            targets: Vec::new(),
+            interval_ms: 86_400_000,
+            keep: Keep {
+                last,
+                grid: Vec::new(),
+            },
+        }),
+    };
+    let all = u32::try_from(count).unwrap();
+    a.volumes.set_replication(id, keep(all)).await.unwrap();
     let started = Instant::now();
     for number in 0..count {
         fs::write(root.join(format!("f{}", number % 20)), number.to_string()).unwrap();
@@ -162,7 +180,8 @@ pub async fn snapshots(bed: &Bed, count: u64, times: &mut Times) {
     }
     times.push((format!("{count} snapshots, taking"), started.elapsed()));
     let started = Instant::now();
-    a.volumes.get(id).await.unwrap();
+    let there = a.volumes.get(id).await.unwrap().snapshots.len();
+    assert!(there as u64 >= count, "{there} snapshots are there");
     times.push((format!("{count} snapshots, looking"), started.elapsed()));
     // However many lie between, it is one increment.
     let started = Instant::now();
@@ -171,6 +190,7 @@ pub async fn snapshots(bed: &Bed, count: u64, times: &mut Times) {
         format!("{count} snapshots, increment over all"),
         started.elapsed(),
     ));
+    a.volumes.set_replication(id, keep(3)).await.unwrap();
     let started = Instant::now();
     a.volumes.tidy(id).await.unwrap();
     times.push((format!("{count} snapshots, tidying"), started.elapsed()));

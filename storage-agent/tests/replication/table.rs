@@ -158,12 +158,16 @@ async fn foreign_snapshot(node: &Node, id: VolumeId, name: &str) -> Guid {
         "createtxg": newest.createtxg + 1,
     });
     fs::write(format!("{to}/snapshot.json"), record.to_string()).unwrap();
+    // As the next sweep would find it.
+    node.volumes.get(id).await.unwrap();
     Guid(newest.guid.0 ^ 1)
 }
 
 async fn destroy_snapshot(node: &Node, id: VolumeId, name: &str) {
     if node.zfs() {
-        run("zfs", &["destroy", &format!("{}@{name}", node.dataset(id))]);
+        // With what was kept aside on top of it.
+        let snapshot = format!("{}@{name}", node.dataset(id));
+        run("zfs", &["destroy", "-R", &snapshot]);
     } else {
         fs::remove_dir_all(node.place(id).join("snapshots").join(name)).unwrap();
     }
