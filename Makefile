@@ -7,8 +7,10 @@ CARGO ?= cargo
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # Options for the demo, as in `make demo DEMO="--bed loopback"`.
 DEMO ?=
+# Options for what is measured, as in `make measure EDGE="--workload connect"`.
+EDGE ?=
 
-.PHONY: help demo test test-openzfs lint loom fuzz deny programs packages
+.PHONY: help demo measure test test-openzfs lint loom fuzz deny programs packages
 
 help: ## Lists these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,6 +18,12 @@ help: ## Lists these targets
 demo: packages ## Moves two stateful apps between two nodes under load, and reports
 	$(CARGO) build --release --workspace --bins
 	target/release/flocker-bench demo $(DEMO)
+
+measure: packages ## What the edge costs beside its peers: target/edge.json and target/edge.html
+	$(CARGO) build --release --package flocker-proxy --package flocker-bench --bins
+	$(CARGO) build --release --package flocker-bench --example lookup
+	target/release/flocker-bench edge $(EDGE) --json target/edge.json
+	target/release/flocker-bench report target/edge.json --out target/edge.html
 
 test: packages programs ## Runs everything that checks the project
 ifdef NEXTEST

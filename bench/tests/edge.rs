@@ -48,6 +48,12 @@ fn subject<'f>(figures: &'f Figures, workload: &str, name: &str) -> &'f SubjectF
     found.unwrap_or_else(|| panic!("no {name} in {workload}: {figures:?}"))
 }
 
+/// A busy machine may delay a run, but nothing may go wrong in it.
+fn check_refusals(one: &SubjectFigures) {
+    let wrong = one.refused.iter().find(|reason| reason.contains("failed"));
+    assert_eq!(wrong, None, "{one:?}");
+}
+
 const PEERS: [&str; 4] = ["haproxy", "haproxy-tuned", "nginx", "nginx-tuned"];
 
 /// One from each family of protocols, with all peers; their configurations are checked by
@@ -55,11 +61,19 @@ const PEERS: [&str; 4] = ["haproxy", "haproxy-tuned", "nginx", "nginx-tuned"];
 #[test]
 fn all_subjects_are_measured() {
     let workloads = "connect,http1-keepalive";
-    let figures = figures(&["--workload", workloads, "--without", "instructions"]);
+    let figures = figures(&[
+        "--workload",
+        workloads,
+        "--without",
+        "instructions",
+        "--counted",
+        "150",
+    ]);
     for workload in workloads.split(',') {
         for name in ["flocker"].iter().chain(&PEERS) {
             let one = subject(&figures, workload, name);
-            assert_eq!((one.runs, one.refused.len()), (1, 0), "{one:?}");
+            assert_eq!(one.runs, 1, "{one:?}");
+            check_refusals(one);
             let cpu = one.cpu_per_unit.expect("a proxy takes time").median;
             assert!(cpu > 0.0, "{one:?}");
             let calls = one.syscalls_per_unit.expect("calls were counted").median;
@@ -88,7 +102,8 @@ fn streams_http2_tls_and_websockets_pass_through_the_edge() {
     ]);
     for workload in workloads.split(',') {
         let one = subject(&figures, workload.trim(), "flocker");
-        assert_eq!((one.runs, one.refused.len()), (1, 0), "{workload}: {one:?}");
+        assert_eq!(one.runs, 1, "{workload}: {one:?}");
+        check_refusals(one);
     }
 }
 

@@ -6,7 +6,7 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     process::{Child, Command, Stdio},
@@ -41,17 +41,22 @@ pub(super) struct Calls {
 }
 
 /// System calls of a subject.
-pub(super) fn syscalls(bench: &Bench, workload: &Workload, subject: Subject) -> Result<Calls> {
+pub(super) fn syscalls(
+    bench: &Bench,
+    workload: &Workload,
+    subject: Subject,
+    exchanges_at_most: u64,
+) -> Result<Calls> {
     let origin = Origin::start(free_address()?, workload.speech()?)?;
     let around = Around::Nothing;
     let mut running = Running::start(subject, workload.kinds, origin.address(), bench, &around)?;
     // Without it connections that are made once, pools that fill, are counted with the rest.
-    let warm = u64::try_from(workload.connections).unwrap_or(0) * 4;
+    let warm = workload.connections as u64 * 2;
     exchanges(bench, workload, subject, &running, warm)?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("counts");
     let strace = Strace::attach(running.pids(), &file)?;
-    let count = workload.few();
+    let count = workload.at_most(exchanges_at_most);
     let result = exchanges(bench, workload, subject, &running, count);
     strace.detach()?;
     result?;
@@ -70,8 +75,16 @@ pub(super) fn syscalls(bench: &Bench, workload: &Workload, subject: Subject) -> 
     })
 }
 
-/// Instructions per unit in user space, by the difference of two runs.
-pub(super) fn instructions(bench: &Bench, workload: &Workload, subject: Subject) -> Result<f64> {
+/// What callgrind counts per unit, in user space.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Work {
+    pub(super) instructions: f64,
+    /// Calls of malloc and its kin.
+    pub(super) allocations: f64,
+}
+
+/// Instructions and allocations, by the difference of two runs.
+pub(super) fn work(bench: &Bench, workload: &Workload, subject: Subject) -> Result<Work> {
     let mut counted = Vec::new();
     let [few, many] = match workload.is_stream() {
         false => INSTRUCTIONS,
@@ -85,18 +98,24 @@ pub(super) fn instructions(bench: &Bench, workload: &Workload, subject: Subject)
         let mut running = Running::start(subject, kinds, origin.address(), bench, &around)?;
         exchanges(bench, workload, subject, &running, count)?;
         running.stop()?;
-        let mut sum = 0;
+        let mut sum = (0, 0);
         for entry in fs::read_dir(folder.path())?.flatten() {
-            sum += parse_callgrind(&fs::read_to_string(entry.path()).unwrap_or_default());
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            sum.0 += parse_callgrind(&text);
+            sum.1 += parse_allocations(&text);
         }
-        if sum == 0 {
+        if sum.0 == 0 {
             bail!("callgrind has counted nothing");
         }
         counted.push(sum);
     }
+    let units = workload.unit.of(many - few);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let difference = counted[1].saturating_sub(counted[0]) as f64;
-    Ok(difference / workload.unit.of(many - few))
+    let per_unit = |many: u64, few: u64| many.saturating_sub(few) as f64 / units;
+    Ok(Work {
+        instructions: per_unit(counted[1].0, counted[0].0),
+        allocations: per_unit(counted[1].1, counted[0].1),
+    })
 }
 
 /// A fixed number of exchanges, in a closed loop, none of which may fail.
@@ -220,6 +239,41 @@ fn parse_callgrind(text: &str) -> u64 {
     lines.next().unwrap_or(0)
 }
 
+/// Calls of functions that allocate. A name stands beside its number only where it comes first:
+/// `cfn=(7) malloc`, later `cfn=(7)`; the line after it says how often it is called.
+fn parse_allocations(text: &str) -> u64 {
+    let mut allocating = BTreeSet::new();
+    let (mut called, mut sum) = ("", 0);
+    for line in text.lines() {
+        if let Some(rest) = line
+            .strip_prefix("cfn=")
+            .or_else(|| line.strip_prefix("fn="))
+        {
+            let (number, name) = rest.split_once(' ').unwrap_or((rest, ""));
+            // A call from within itself has a suffix: malloc'2.
+            let name = name.split('\'').next().unwrap_or_default();
+            if [
+                "malloc",
+                "calloc",
+                "realloc",
+                "posix_memalign",
+                "aligned_alloc",
+            ]
+            .contains(&name)
+            {
+                allocating.insert(number);
+            }
+            called = number;
+        } else if let Some(rest) = line.strip_prefix("calls=")
+            && allocating.contains(called)
+        {
+            let count = rest.split_ascii_whitespace().next();
+            sum += count.and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,5 +298,11 @@ mod tests {
         let text = "version: 1\nevents: Ir\nfn=main\n1 20\nsummary: 30\n\ntotals: 31\n";
         assert_eq!(parse_callgrind(text), 31);
         assert_eq!(parse_callgrind("nothing"), 0);
+    }
+    #[test]
+    fn allocations_are_calls_by_name_or_by_number() {
+        let text = "fn=(1) main\n1 5\ncfn=(7) malloc\ncalls=3 0\n1 30\ncfn=(8) free\ncalls=9 0\n\
+            fn=(9) other\ncfn=(7)\ncalls=2 0\n1 20\ncfn=(10) realloc'2\ncalls=1 0\n";
+        assert_eq!(parse_allocations(text), 6);
     }
 }

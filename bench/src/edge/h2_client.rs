@@ -201,12 +201,7 @@ impl H2Client {
             RST_STREAM => bail!("stream {stream} was reset: {payload:?}"),
             SETTINGS if flags & ACK == 0 => frame(&mut self.out, SETTINGS, ACK, 0, &[]),
             PING if flags & ACK == 0 => frame(&mut self.out, PING, ACK, 0, payload),
-            GOAWAY => {
-                if payload.get(4..8) != Some(&[0; 4]) {
-                    bail!("the subject has ended the connection: {payload:?}");
-                }
-                self.leaving = true;
-            }
+            GOAWAY => self.go(payload, said)?,
             _ => {}
         }
         if matches!(kind, DATA | HEADERS)
@@ -215,6 +210,28 @@ impl H2Client {
         {
             said.done.push(due);
         }
+        Ok(())
+    }
+}
+
+impl H2Client {
+    /// The subject takes no further streams: those that it will not answer are begun anew on
+    /// another connection (RFC 9113, 6.8).
+    fn go(&mut self, payload: &[u8], said: &mut Said) -> Result<()> {
+        let Some((&[a, b, c, d], reason)) = payload.split_first_chunk::<4>() else {
+            bail!("a GOAWAY of {} bytes", payload.len());
+        };
+        if reason.get(..4) != Some(&[0; 4]) {
+            bail!("the subject has ended the connection: {reason:?}");
+        }
+        let last = u32::from_be_bytes([a & 0x7f, b, c, d]);
+        self.leaving = true;
+        self.streams.retain(|stream, (due, _)| {
+            if *stream > last {
+                said.again.push(*due);
+            }
+            *stream <= last
+        });
         Ok(())
     }
 }

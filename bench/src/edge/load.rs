@@ -167,6 +167,8 @@ enum Caller {
 pub(super) struct Said {
     /// When the exchanges that are over were due.
     pub(super) done: Vec<Instant>,
+    /// When those were due that have to begin anew, elsewhere.
+    pub(super) again: Vec<Instant>,
     /// It is over.
     pub(super) closed: bool,
     /// It takes no further exchange.
@@ -354,6 +356,15 @@ impl Calling {
                 (false, true) => {}
             }
         }
+        if said.last {
+            self.free.retain(|slot| *slot != Some(key));
+        }
+        for due in &said.again {
+            self.begun -= 1;
+            if self.plan.pace != Pace::Closed {
+                self.backlog.push_front(*due);
+            }
+        }
         match result {
             Ok(()) if said.closed => self.remove(key),
             Ok(()) => {}
@@ -376,7 +387,9 @@ impl Calling {
         }
     }
 
-    fn fail(&self, error: &anyhow::Error, count: u64) {
+    fn fail(&mut self, error: &anyhow::Error, count: u64) {
+        // Others may begin in their place.
+        self.begun = self.begun.saturating_sub(count);
         self.shared.failed.fetch_add(count, Ordering::Relaxed);
         let mut first = self
             .shared
@@ -394,5 +407,93 @@ impl Caller {
             Self::One(client) => u64::from(client.is_busy()),
             Self::Many(client) => client.open(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::{client::Answer, origin::Origin, origin::Speech};
+
+    /// Runs until it ends by itself, at most 20 s.
+    fn run(speech: Speech, talk: Talk, pace: Pace, limit: u64) -> (u64, u64, Option<String>, u64) {
+        let origin = Origin::start("127.0.0.1:0".parse().unwrap(), speech).unwrap();
+        let load = Load::start(Plan {
+            target: origin.address(),
+            connections: 4,
+            pace,
+            limit: Some(limit),
+            hold: false,
+            talk: Arc::new(talk),
+        });
+        let load = load.unwrap();
+        for _ in 0..2_000 {
+            if !load.has_ended() {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+        }
+        let (done, failed, failure) = (load.done(), load.failed(), load.first_failure());
+        (done, failed, failure, load.stop().unwrap().len())
+    }
+
+    fn messages(once: bool) -> Talk {
+        Talk {
+            request: vec![b'x'; 512],
+            answer: Answer::Bytes(300),
+            once,
+            ..Talk::default()
+        }
+    }
+
+    #[test]
+    fn a_load_ends_at_its_limit_and_counts_every_exchange() {
+        for once in [false, true] {
+            for pace in [Pace::Closed, Pace::PerSecond(1e6)] {
+                let speech = Speech::Exchange(512, vec![b'y'; 300]);
+                let (done, failed, failure, latencies) = run(speech, messages(once), pace, 50);
+                assert_eq!(
+                    (done, failed, failure, latencies),
+                    (50, 0, None, 50),
+                    "{pace:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_what_was_expected_is_a_failure() {
+        let speech = || Speech::Exchange(512, vec![b'y'; 301]);
+        let (done, failed, failure, _) = run(speech(), messages(false), Pace::Closed, 50);
+        assert_eq!(done, 0);
+        assert!(failed >= 1, "{failed}");
+        assert_eq!(failure.as_deref(), Some("301 bytes in place of 300"));
+        let http = Talk {
+            answer: Answer::Http(200),
+            ..messages(false)
+        };
+        let (.., failure, _) = run(speech(), http, Pace::Closed, 50);
+        assert_eq!(failure.as_deref(), Some("no HTTP: invalid HTTP version"));
+    }
+
+    #[test]
+    fn nobody_there_is_a_failure() {
+        let gone = Origin::start("127.0.0.1:0".parse().unwrap(), Speech::Sink).unwrap();
+        let target = gone.address();
+        drop(gone);
+        let load = Load::start(Plan {
+            target,
+            connections: 1,
+            pace: Pace::Closed,
+            limit: Some(5),
+            hold: false,
+            talk: Arc::new(messages(false)),
+        });
+        let load = load.unwrap();
+        for _ in 0..2_000 {
+            if !load.has_ended() {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+        }
+        assert_eq!((load.done(), load.failed()), (0, FAILURES_MAX));
     }
 }

@@ -27,6 +27,8 @@ use super::{
 
 /// Load before a reading: connections are made, pools and caches filled.
 const WARM: Duration = Duration::from_millis(400);
+/// Longest time beyond that for the load to come under way.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Length of a calibration.
 const CALIBRATION: Duration = Duration::from_millis(600);
 /// The rate of latencies, as a share of what the slowest subject did in a closed loop.
@@ -245,6 +247,9 @@ impl Stage<'_> {
             })
         };
         sleep(WARM);
+        // Every connection has been used, or it takes too long.
+        let connections = self.workload.connections as u64;
+        wait(|| load.done() >= connections || load.has_ended());
         load.count_latencies();
         let (before, done, bytes) = (
             self.reading(running, &load),
@@ -253,6 +258,8 @@ impl Stage<'_> {
         );
         let (resumed, full) = handshakes();
         sleep(length);
+        // A window without anything says nothing.
+        wait(|| load.done() > done || load.has_ended());
         let after = self.reading(running, &load);
         let (exchanges, bytes) = (load.done() - done, self.origin.bytes() - bytes);
         let (resumed, full) = (handshakes().0 - resumed, handshakes().1 - full);
@@ -294,6 +301,14 @@ impl Stage<'_> {
             kernel_ns: cpu::kernel_threads_ns(),
             cores: cpu::Cores::now(),
         }
+    }
+}
+
+/// Waits for something that is there at once, but for a machine that is very busy.
+fn wait(is_there: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_there() && Instant::now() < until {
+        sleep(Duration::from_millis(1));
     }
 }
 

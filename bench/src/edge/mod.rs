@@ -102,6 +102,9 @@ pub struct EdgeArgs {
     /// What is left out: syscalls (strace), instructions (callgrind, slow), latency
     #[arg(long, value_delimiter = ',', value_name = "WHAT,...")]
     pub without: Vec<Part>,
+    /// Exchanges whose system calls are counted
+    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    pub counted: u64,
     /// Count runs on a machine that others use, too, or with a load that is the limit: to try
     /// things, not to publish
     #[arg(long)]
@@ -109,8 +112,9 @@ pub struct EdgeArgs {
     /// Sessions that are held where memory is measured; as many as descriptors allow
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub sessions: u64,
-    /// Share of a core that others may use in a run
-    #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
+    /// Share of a core that others may use in a run; cores count in ticks, so that a short run
+    /// knows it to some percent only
+    #[arg(long, default_value_t = 10.0, value_name = "PERCENT")]
     pub foreign: f64,
 }
 
@@ -314,13 +318,13 @@ impl EdgeArgs {
             if *subject != Subject::Direct {
                 if !self.without.contains(&Part::Syscalls) {
                     say(&format!("{}: system calls of {subject}", workload.name));
-                    let calls = counts::syscalls(bench, workload, *subject);
+                    let calls = counts::syscalls(bench, workload, *subject, self.counted);
                     counts.calls = Some(calls.with_context(|| about(workload, *subject))?);
                 }
                 if !self.without.contains(&Part::Instructions) {
                     say(&format!("{}: instructions of {subject}", workload.name));
-                    let count = counts::instructions(bench, workload, *subject);
-                    counts.instructions = Some(count.with_context(|| about(workload, *subject))?);
+                    let work = counts::work(bench, workload, *subject);
+                    counts.work = Some(work.with_context(|| about(workload, *subject))?);
                 }
             }
             counted.push(counts);

@@ -1,7 +1,7 @@
 //! From runs to figures: medians, ranges, ratios and differences within a round.
 
 use super::{
-    counts::Calls,
+    counts::{Calls, Work},
     figures::{Spread, SubjectFigures, WorkloadFigures},
     measure::{Measured, Mode, Run, Timed},
     subject::Subject,
@@ -12,7 +12,7 @@ use super::{
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
     pub(super) calls: Option<Calls>,
-    pub(super) instructions: Option<f64>,
+    pub(super) work: Option<Work>,
 }
 
 /// A cost of a run per unit, in the unit of costs.
@@ -115,7 +115,12 @@ impl Table<'_> {
             row.cpu_per_unit_at_rate = self.of(subject, Mode::Rate, &|timed| costs.proxy(timed));
         }
         row.context_switches_per_unit = self.of(subject, mode, &Costs::switches);
-        row.instructions_per_unit = counted.instructions.map(Spread::exactly);
+        if let Some(work) = counted.work {
+            row.instructions_per_unit = Some(Spread::exactly(work.instructions));
+            let allocations = Spread::exactly(work.allocations);
+            row.more
+                .insert("allocations_per_unit".to_owned(), allocations);
+        }
         if let Some(calls) = &counted.calls {
             row.syscalls_per_unit = Some(Spread::exactly(calls.all));
             row.syscalls.clone_from(&calls.kinds);

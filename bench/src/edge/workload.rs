@@ -329,12 +329,11 @@ impl Workload {
         matches!(self.shape, Shape::Bulk | Shape::HelloBulk)
     }
 
-    /// Exchanges that are enough to count system calls.
-    pub(super) fn few(&self) -> u64 {
+    /// So many exchanges, or a few hundred MiB if that is less.
+    pub(super) fn at_most(&self, exchanges: u64) -> u64 {
         match self.unit {
-            _ if matches!(self.shape, Shape::Handshake(_)) => 300,
-            Unit::Exchange(_) => 2_000,
-            Unit::Gib(bytes) => (256 * MIB / bytes) as u64,
+            Unit::Exchange(_) => exchanges,
+            Unit::Gib(bytes) => exchanges.min((256 * MIB / bytes) as u64),
         }
     }
 
