@@ -92,8 +92,9 @@ pub async fn a_broken_stream_goes_on_where_it_ended(bed: &mut Bed) {
         fs::write(a.path(id).await.join("late"), "1").unwrap();
         let reply = a.replicate(id, 1, b).await.unwrap();
         assert_eq!(reply.full, full);
+        // Of what came before each break a MiB may be lost, which 2.1 gathers before it writes.
         assert!(
-            reply.bytes < BIG / 3 * 2,
+            reply.bytes < BIG / 6 * 5,
             "{} bytes were sent again",
             reply.bytes
         );
