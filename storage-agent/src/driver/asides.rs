@@ -35,6 +35,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Asides {
     inner: Mutex<Inner>,
+    /// Held while something is put aside, or what was left half done is finished.
+    making: tokio::sync::Mutex<()>,
     /// Held while one of them is looked at or resolved.
     busy: tokio::sync::Mutex<()>,
 }
@@ -43,6 +45,8 @@ pub(super) struct Asides {
 struct Inner {
     known: Vec<Aside>,
     counts: AsideCounts,
+    /// An attempt has failed, and may have left something half done.
+    unfinished: bool,
 }
 
 impl Asides {
@@ -83,8 +87,13 @@ impl Volumes {
             }),
         };
         entry.forget();
+        let making = self.asides_known().making.lock().await;
         let kept = self.storage().keep_aside(copy, &note).await;
+        drop(making);
         entry.forget();
+        if kept.is_err() {
+            self.asides_known().lock().unfinished = true;
+        }
         let kept = kept?;
         let mut inner = self.asides_known().lock();
         match &kept {
@@ -106,6 +115,18 @@ impl Volumes {
             }
         }
         Ok(kept)
+    }
+
+    /// Finishes what an attempt that failed has left half done, if one has: under its name a copy
+    /// may be missing, and must not be taken for absent.
+    pub(super) async fn finish_unfinished(&self) -> Result<(), VolumeError> {
+        let unfinished = self.asides_known().lock().unfinished;
+        if unfinished {
+            let _making = self.asides_known().making.lock().await;
+            self.take_up_asides().await?;
+            self.asides_known().lock().unfinished = false;
+        }
+        Ok(())
     }
 
     /// Finishes what a former agent has left, and learns what is kept.

@@ -188,6 +188,7 @@ async fn prepare(
         return Err(peer(reader.address, reason));
     }
     let storage = volumes.storage();
+    volumes.finish_unfinished().await?;
     let here = volumes.look_up(hello.handshake.volume, entry).await?;
     let standing = here.as_ref().map(LocalCopy::standing);
     admit(&hello.handshake, hello.storage, storage.kind(), standing)?;
