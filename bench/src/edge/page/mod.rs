@@ -114,9 +114,12 @@ impl Page {
             }
             line.last = workload.clone();
         }
+        // Files of different workloads are not several runs.
+        let ratios = lines.iter().flat_map(|line| &line.ratios);
+        let times = ratios.map(|(_, ratios)| ratios.len());
         Ok(Self {
             head: newest.head.clone(),
-            runs: runs.len(),
+            runs: times.max().unwrap_or(1),
             lines,
         })
     }
