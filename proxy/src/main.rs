@@ -51,6 +51,11 @@ struct Arguments {
     log: String,
 }
 
+/// It gives memory back that thousands of parked sessions have left, and maps large tables by
+/// huge pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Longest wait for the old process to hear why we do not take over.
 const MEET_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 

@@ -12,6 +12,8 @@ use rustix::time::{ClockId, clock_gettime};
 const ROUTES: usize = 1_000_000;
 const CHANGES: usize = 200;
 const LOOKUPS: usize = 2_000_000;
+/// One host in so many has routes below paths.
+const PREFIXED: usize = 100;
 
 fn host(number: usize) -> String {
     format!("app-{number}.customers.example.com")
@@ -49,6 +51,65 @@ fn cpu() -> Duration {
 
 fn ns(elapsed: Duration, count: usize) -> f64 {
     elapsed.as_secs_f64() * 1e9 / count as f64
+}
+
+/// The same lookups when some hosts have routes below paths: what it costs those that have none,
+/// and what a change of such a route takes.
+fn below_paths(table: &RouteTable<Arc<u64>>, hosts: &[String]) {
+    let below = |number: usize, port: u16| Operation::Put {
+        route: Route::new(
+            format!("http:{}/a", host(number))
+                .parse()
+                .expect("letters, digits, dots and a path"),
+            [std::net::SocketAddr::from(([10, 0, 0, 2], port))],
+        ),
+    };
+    let load = (0..ROUTES)
+        .step_by(PREFIXED)
+        .map(|number| below(number, 80));
+    let mut table = table
+        .apply(&transaction(load.collect()), |_| Arc::new(1))
+        .expect("new keys");
+    let number_of = |host: &str| -> usize {
+        let digits = host.trim_start_matches("app-").split('.').next();
+        digits
+            .and_then(|digits| digits.parse().ok())
+            .expect("made here")
+    };
+    let has = |host: &&String| number_of(host).is_multiple_of(PREFIXED);
+    let with: Vec<&String> = hosts.iter().filter(has).collect();
+    let without: Vec<&String> = hosts.iter().filter(|host| !has(host)).collect();
+    for (what, hosts, gate) in [("with", with, 1), ("without", without, 0)] {
+        let started = cpu();
+        let mut found = 0;
+        for at in 0..LOOKUPS {
+            let host = black_box(hosts[at % hosts.len()]);
+            let entry = table.lookup_http(host, "/a/b");
+            found += usize::from(entry.is_some());
+        }
+        println!(
+            "lookups of {} hosts {what} routes below paths, among others: {:.0} ns",
+            hosts.len(),
+            ns(cpu() - started, LOOKUPS)
+        );
+        assert_eq!(found, LOOKUPS);
+        let entry = table.lookup_http(hosts[0], "/a/b").expect("it is there");
+        assert_eq!(*entry.gate, gate);
+    }
+    let mut times: Vec<Duration> = (0..CHANGES)
+        .map(|number| {
+            let change = transaction(vec![below(number * PREFIXED + 1, 81)]);
+            let started = cpu();
+            table = table.apply(&change, |_| Arc::new(1)).expect("a new key");
+            cpu() - started
+        })
+        .collect();
+    times.sort();
+    println!(
+        "one more route below a path: median {:?}, slowest {:?}",
+        times[CHANGES / 2],
+        times[CHANGES - 1]
+    );
 }
 
 #[test]
@@ -98,6 +159,7 @@ fn a_million_routes() {
         println!("{what} lookups: {:.0} ns", ns(cpu() - started, LOOKUPS));
         assert_eq!(found, LOOKUPS);
     }
+    below_paths(&table, &hosts);
     let started = cpu();
     for at in 0..LOOKUPS {
         let unknown = black_box("nobody.customers.example.com");

@@ -104,6 +104,22 @@ impl Edge {
             .sum())
     }
 
+    /// Time that the program has run, on all cores (proc_pid_stat(5): utime and stime, in ticks of
+    /// 10 ms).
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        // The name before them is in parentheses and may have spaces.
+        let after = text.rsplit(')').next().unwrap_or_default();
+        let fields: Vec<u64> = after
+            .split_whitespace()
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        // Without the state, which is a letter: fields 4 onwards; 14 and 15 are wanted.
+        let ticks = fields.iter().skip(10).take(2).sum::<u64>();
+        Ok(Duration::from_millis(10 * ticks))
+    }
+
     pub(super) async fn put(&self, routes: Vec<Route>) -> Result<()> {
         let operations = routes.into_iter().map(|route| Operation::Put { route });
         let transaction = Transaction {

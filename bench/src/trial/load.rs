@@ -1,5 +1,6 @@
 //! Open-loop load of several kinds at once: each request is sent when it is due, and its latency
-//! counts from that moment. Nothing is retried; what fails is counted by reason.
+//! counts from that moment. How late it was really sent is told apart: that is the load's own
+//! doing. Nothing is retried; what fails is counted by reason.
 #![expect(clippy::disallowed_methods, reason = "measures: it reads the clock")]
 
 use std::{
@@ -41,7 +42,17 @@ pub(super) struct Tally {
     pub(super) answered: u64,
     /// By reason.
     pub(super) failed: BTreeMap<String, u64>,
+    /// From when a request was due to its answer, in microseconds.
     latency: Histogram<u64>,
+    /// From when it was sent.
+    served: Histogram<u64>,
+    /// From when it was due to when it was sent.
+    late: Histogram<u64>,
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
+        .unwrap_or_else(|_| Histogram::new(3).expect("3 digits are allowed"))
 }
 
 impl Tally {
@@ -50,8 +61,9 @@ impl Tally {
             name,
             answered: 0,
             failed: BTreeMap::new(),
-            latency: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
-                .unwrap_or_else(|_| Histogram::new(3).expect("3 digits are allowed")),
+            latency: histogram(),
+            served: histogram(),
+            late: histogram(),
         }
     }
 
@@ -64,6 +76,16 @@ impl Tally {
         ms(self.latency.value_at_quantile(quantile))
     }
 
+    /// The same without the time by which requests were sent late.
+    pub(super) fn served_ms(&self, quantile: f64) -> f64 {
+        ms(self.served.value_at_quantile(quantile))
+    }
+
+    /// A quantile of the time by which requests were sent late, in ms.
+    pub(super) fn late_ms(&self, quantile: f64) -> f64 {
+        ms(self.late.value_at_quantile(quantile))
+    }
+
     pub(super) fn longest_ms(&self) -> f64 {
         ms(self.latency.max())
     }
@@ -74,12 +96,22 @@ impl Tally {
         for (reason, count) in &other.failed {
             *self.failed.entry(reason.clone()).or_default() += count;
         }
-        self.latency.saturating_record_n(0, 0);
-        for value in other.latency.iter_recorded() {
-            self.latency
-                .saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        for (own, other) in [
+            (&mut self.latency, &other.latency),
+            (&mut self.served, &other.served),
+            (&mut self.late, &other.late),
+        ] {
+            for value in other.iter_recorded() {
+                own.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+            }
         }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 fn ms(us: u64) -> f64 {
@@ -153,14 +185,17 @@ async fn one_kind(kind: Kind, mut stopped: watch::Receiver<bool>) -> Result<Tall
             issued += 1;
             let (client, tally) = (Rc::clone(&client), Rc::clone(&tally));
             tasks.spawn_local(async move {
+                let sent = Instant::now();
                 let answer = tokio::time::timeout(ANSWER_MAX, client.exchange()).await;
-                let took = intended.elapsed();
+                let (took, served) = (intended.elapsed(), sent.elapsed());
                 let mut tally = tally.borrow_mut();
                 match answer.unwrap_or_else(|_| Err("no answer".to_owned())) {
                     Ok(()) => {
                         tally.answered += 1;
-                        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                        tally.latency.saturating_record(us.max(1));
+                        tally.latency.saturating_record(micros(took));
+                        tally.served.saturating_record(micros(served));
+                        let late = sent.saturating_duration_since(intended);
+                        tally.late.saturating_record(micros(late));
                     }
                     Err(reason) => *tally.failed.entry(reason).or_default() += 1,
                 }

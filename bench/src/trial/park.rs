@@ -1,9 +1,12 @@
 //! Park: thousands of clients wait at a paused route, half of them leave, as many come after them,
 //! and all who are there at the resume are served in the order in which they came.
 //!
-//! Who leaves gives back its memory: the newcomers must fit into it, and little may be left of it
-//! all in the end. That half of it goes back to the kernel at once cannot be asked: those who stay
-//! live between those who leave.
+//! Who leaves gives back its memory: the newcomers must fit into it, and in the end most of it has
+//! gone back to the kernel. That half of it does so at once cannot be asked: those who stay live
+//! between those who leave.
+//!
+//! With one worker the order of arrival is known to the clients, and nobody may be overtaken: the
+//! origin accepts one after the other, so what it sees is the order in which the edge connects.
 
 use std::{path::Path, time::Duration};
 
@@ -26,6 +29,12 @@ use crate::{load::raise_descriptor_limit, testbed::ready};
 const SETTLE: Duration = Duration::from_secs(60);
 /// How much the newcomers may add to the memory of all who were parked before, in percent.
 const GROWN_PERCENT_MAX: f64 = 10.0;
+/// How much of what the parked had taken the edge may keep when all have gone, in percent.
+const KEPT_PERCENT_MAX: f64 = 50.0;
+/// Requests after each round,
+const TRAFFIC: u32 = 100;
+/// one in so long.
+const TRAFFIC_EVERY: Duration = Duration::from_millis(10);
 /// Memory of one parked client, in KiB.
 const PARKED_KIB_MAX: f64 = 2.0;
 
@@ -64,7 +73,7 @@ pub(super) async fn run(options: &Options, program: &Path) -> Result<Verdict> {
     let mut verdict = Verdict::new("park");
     verdict.note("memory before", before, "KiB");
     let clients = f64::from(options.clients);
-    let mut last = None;
+    let (mut last, mut most_taken) = (None, 0.0_f64);
     for number in 1..=options.rounds {
         let round = round(options, &edge, &key, &mut order).await?;
         let taken = round.parked_kib - before;
@@ -91,9 +100,12 @@ pub(super) async fn run(options: &Options, program: &Path) -> Result<Verdict> {
         let name = format!("round {number}: memory grown by the newcomers");
         verdict.promise(name, grown, "%", GROWN_PERCENT_MAX);
         last = Some(round.end_kib);
+        most_taken = most_taken.max(taken);
     }
     if let Some(last) = last {
         verdict.note("memory kept at the end", last - before, "KiB");
+        let kept = 100.0 * (last - before) / most_taken.max(1.0);
+        verdict.promise("share of it that is kept", kept, "%", KEPT_PERCENT_MAX);
     }
     origin.abort();
     Ok(verdict)
@@ -153,6 +165,7 @@ async fn round(
         Ok(())
     })
     .await?;
+    traffic(edge).await?;
     Ok(Round {
         parked_kib,
         again_kib,
@@ -174,6 +187,25 @@ async fn arrive(edge: &Edge, numbers: std::ops::Range<u32>) -> Result<Vec<(u32, 
         clients.push((number, stream));
     }
     Ok(clients)
+}
+
+/// A little ordinary traffic: an allocator gives memory back while it works.
+async fn traffic(edge: &Edge) -> Result<()> {
+    for _ in 0..TRAFFIC {
+        let mut stream = TcpStream::connect(edge.http()).await?;
+        stream
+            .write_all(b"GET /traffic HTTP/1.1\r\nHost: parked.test\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        ensure!(
+            answer.starts_with(b"HTTP/1.1 200"),
+            "a request after a resume got '{}'",
+            String::from_utf8_lossy(&answer)
+        );
+        tokio::time::sleep(TRAFFIC_EVERY).await;
+    }
+    Ok(())
 }
 
 async fn parked(edge: &Edge, wanted: u32) -> Result<()> {

@@ -2,6 +2,12 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -60,6 +66,56 @@ fn changes_of_other_routes_touch_no_connection() {
     assert_eq!(session.read_exact(10), b"still here");
 }
 
+/// A client that asks every 2 ms, and notes how long each answer took.
+struct Prober {
+    stop: Arc<AtomicBool>,
+    took: mpsc::Receiver<Duration>,
+    thread: JoinHandle<()>,
+}
+
+impl Prober {
+    const EVERY: Duration = Duration::from_millis(2);
+
+    fn start(to: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, took) = mpsc::channel();
+        let thread = {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut kept: Option<Conn> = None;
+                let mut due = Instant::now();
+                while !stop.load(Ordering::Relaxed) {
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let mut conn = kept.take().unwrap_or_else(|| Conn::connect(to));
+                    let answer = conn.ask(get("/"));
+                    assert_eq!(answer.status(), 200);
+                    // From when it was due: an answer that comes late makes the next one late.
+                    if sender.send(due.elapsed()).is_err() {
+                        return;
+                    }
+                    due += Self::EVERY;
+                    let closes = answer.field("connection").is_some();
+                    kept = (!closes).then_some(conn);
+                }
+            })
+        };
+        Self { stop, took, thread }
+    }
+
+    /// p50 and p99.9 since the last time, in ms.
+    fn since(&self) -> String {
+        let mut took: Vec<Duration> = self.took.try_iter().collect();
+        took.sort();
+        let at = |share: usize| took.get(took.len() * share / 1000).copied();
+        format!("p50 {:?}, p99.9 {:?} of {}", at(500), at(999), took.len())
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
 /// A measurement: `cargo nextest run --release a_million_routes_under_traffic --run-ignored all
 /// --no-capture`.
 #[test]
@@ -71,7 +127,10 @@ fn a_million_routes_under_traffic() {
     edge.route(KEY, &[Upstream::serve("ok")]);
     let mib = |edge: &Edge| edge.resident_of(edge.status().pid) >> 20;
     eprintln!("resident with one route: {} MiB", mib(&edge));
-    let load = Load::start(edge.http(), 4);
+    let load = Load::start(edge.http(), 2);
+    let prober = Prober::start(edge.http());
+    load.wait_more(1_000);
+    eprintln!("requests before: {}", prober.since());
     let operations: Vec<Operation> = (0..MILLION).map(|number| put(number, 80)).collect();
     let started = Instant::now();
     edge.apply(operations).unwrap();
@@ -80,6 +139,9 @@ fn a_million_routes_under_traffic() {
         started.elapsed()
     );
     eprintln!("resident: {} MiB", mib(&edge));
+    eprintln!("requests meanwhile: {}", prober.since());
+    load.wait_more(1_000);
+    eprintln!("requests among a million routes: {}", prober.since());
     let mut times: Vec<Duration> = (0..300)
         .map(|number| {
             let started = Instant::now();
@@ -92,6 +154,8 @@ fn a_million_routes_under_traffic() {
         "one change by API: median {:?}, p99 {:?}",
         times[150], times[297]
     );
+    eprintln!("requests meanwhile: {}", prober.since());
+    prober.end();
     let started = Instant::now();
     edge.upgrade(None).unwrap();
     eprintln!("upgrade with a million routes: {:?}", started.elapsed());

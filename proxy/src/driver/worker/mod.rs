@@ -348,7 +348,7 @@ impl Worker {
                         self.tell(call.seat.slot, Event::Called(call));
                     }
                 }
-                Mail::Quiesce(gate) => self.tell_all(Event::Quiesce(&gate)),
+                Mail::Quiesce(gate) => self.quiesce(&gate),
                 Mail::Watch(gate) => self.watch(gate),
                 Mail::Forget(addresses) => {
                     for address in addresses {
@@ -424,6 +424,17 @@ impl Worker {
         let indices: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
         for index in indices {
             self.tell(index, event);
+        }
+    }
+
+    /// Only those whom it concerns: the others are not even woken.
+    fn quiesce(&mut self, gate: &Arc<Gate>) {
+        let concerned = self.sessions.iter().filter_map(|(index, slot)| {
+            let slot = slot.as_ref()?;
+            slot.session.is_admitted_at(gate).then_some(index)
+        });
+        for index in concerned.collect::<Vec<usize>>() {
+            self.tell(index, Event::Quiesce(gate));
         }
     }
 

@@ -34,6 +34,7 @@ mod line;
 mod loom;
 pub mod pace;
 mod place;
+mod report;
 mod terms;
 #[cfg(not(flocker_loom))]
 #[cfg(test)]
@@ -42,12 +43,13 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    ops::{Deref, DerefMut},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::metrics::RouteStats;
-use flocker_api::gate::{GateState, GateStatus, HoldLimits, Token};
+use flocker_api::gate::{HoldLimits, Token};
 
 #[cfg(flocker_loom)]
 use ::loom::sync::{
@@ -84,7 +86,8 @@ const HOLD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 pub struct Gate {
     /// [`CLOSED`], [`BUSY`] and the count of what is in flight.
     word: AtomicU64,
-    inner: Mutex<Inner>,
+    /// Made when it is needed: of a million routes most are never paused.
+    inner: Mutex<Option<Box<Inner>>>,
     /// Goes up with each retarget; connections to old upstreams are not kept past one.
     aim: AtomicU64,
     bell: Arc<dyn Bell>,
@@ -93,6 +96,7 @@ pub struct Gate {
     pub stats: RouteStats,
 }
 
+#[derive(Default)]
 struct Inner {
     phase: Phase,
     token: Token,
@@ -112,7 +116,9 @@ struct Inner {
     watched: Option<Instant>,
 }
 
+#[derive(Default)]
 enum Phase {
+    #[default]
     Open,
     Paused {
         since: Instant,
@@ -145,20 +151,7 @@ impl Gate {
     pub fn new(bell: Arc<dyn Bell>) -> Self {
         Self {
             word: AtomicU64::new(0),
-            inner: Mutex::new(Inner {
-                phase: Phase::Open,
-                token: Token(0),
-                ticket_next: 0,
-                parked: BTreeMap::new(),
-                answers: HashMap::new(),
-                per_client: HashMap::new(),
-                bytes: 0,
-                hold: HoldSummary::default(),
-                counts: HoldCounts::default(),
-                closed: 0,
-                flow: None,
-                watched: None,
-            }),
+            inner: Mutex::new(None),
             aim: AtomicU64::new(0),
             bell,
             line: line::Line::default(),
@@ -274,7 +267,7 @@ impl Gate {
     /// # Errors
     /// Refuses a token older than the newest seen.
     pub fn may_pause(&self, token: Token) -> Result<(), GateError> {
-        let current = self.lock().token;
+        let current = self.token();
         if token < current {
             return Err(GateError::StaleToken { current });
         }
@@ -287,8 +280,7 @@ impl Gate {
     /// # Errors
     /// Says which token is current.
     pub fn may_resume(&self, token: Token) -> Result<(), GateError> {
-        let inner = self.lock();
-        let current = inner.token;
+        let current = self.token();
         if token < current {
             return Err(GateError::StaleToken { current });
         }
@@ -356,10 +348,10 @@ impl Gate {
     /// When [`Gate::lapse`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        match self.lock().phase {
+        self.look(|inner| match inner.phase {
             Phase::Paused { deadline, .. } => Some(deadline),
             Phase::Open | Phase::Draining { .. } | Phase::Removed => None,
-        }
+        })
     }
 
     /// The route is gone: the parked are refused, and whoever comes with an old table too.
@@ -420,94 +412,31 @@ impl Gate {
     /// Sessions closed for the quiesce of this pause.
     #[must_use]
     pub fn closed(&self) -> u64 {
-        self.lock().closed
+        self.look(|inner| inner.closed)
     }
 
     /// Whether the latest pause ended at its own deadline.
     #[must_use]
     pub fn has_lapsed(&self) -> bool {
-        self.lock().hold.lapsed
+        self.look(|inner| inner.hold.lapsed)
     }
 
     /// Whether the parked are being let go.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        matches!(self.lock().phase, Phase::Draining { .. })
+        self.look(|inner| matches!(inner.phase, Phase::Draining { .. }))
     }
 
     /// The newest token seen.
     #[must_use]
     pub fn token(&self) -> Token {
-        self.lock().token
-    }
-
-    /// The gate for an operator.
-    #[must_use]
-    pub fn status(&self, now: Instant) -> GateStatus {
-        let inner = self.lock();
-        let (state, paused) = match inner.phase {
-            Phase::Open | Phase::Removed => (GateState::Open, None),
-            Phase::Draining { .. } => (GateState::Draining, None),
-            Phase::Paused {
-                deadline, limits, ..
-            } => (GateState::Paused, Some((deadline, limits))),
-        };
-        GateStatus {
-            state,
-            token: inner.token,
-            in_flight: self.in_flight(),
-            parked: inner.parked.len() as u64,
-            parked_bytes: inner.bytes as u64,
-            oldest_wait_ms: millis(inner.oldest_wait(now)),
-            lapses_in_ms: paused
-                .map(|(deadline, _)| millis(deadline.saturating_duration_since(now))),
-            limits: paused.map(|(_, limits)| limits),
-        }
-    }
-
-    /// What another process must know of it, unless it was never paused: the newest token,
-    /// and a pause that is under way.
-    #[must_use]
-    pub fn bequeath(&self, now: Instant) -> Option<(Token, Option<Pause>)> {
-        let inner = self.lock();
-        if inner.token == Token(0) {
-            return None;
-        }
-        let paused = match inner.phase {
-            Phase::Paused {
-                since,
-                deadline,
-                limits,
-            } => Some(Pause {
-                for_ms: millis(now.saturating_duration_since(since)),
-                left_ms: millis(deadline.saturating_duration_since(now)),
-                limits,
-            }),
-            Phase::Open | Phase::Draining { .. } | Phase::Removed => None,
-        };
-        Some((inner.token, paused))
-    }
-
-    /// Goes on where the gate of another process was.
-    pub fn inherit(self: &Arc<Self>, token: Token, paused: Option<&Pause>, now: Instant) {
-        let mut inner = self.lock();
-        inner.token = inner.token.max(token);
-        if let Some(pause) = paused {
-            let ms = Duration::from_millis;
-            inner.phase = Phase::Paused {
-                since: now.checked_sub(ms(pause.for_ms)).unwrap_or(now),
-                deadline: now + ms(pause.left_ms.min(HOLD_MS_MAX)),
-                limits: pause.limits,
-            };
-            self.word.fetch_or(CLOSED, Ordering::AcqRel);
-            self.attend(&mut inner);
-        }
+        self.look(|inner| inner.token)
     }
 
     /// What became of everyone who was ever parked.
     #[must_use]
     pub fn counts(&self) -> HoldCounts {
-        self.lock().counts
+        self.look(|inner| inner.counts)
     }
 
     /// Counts one in unless the gate is closed.
@@ -544,12 +473,45 @@ impl Gate {
         self.word.fetch_and(!CLOSED, Ordering::AcqRel);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> Locked<'_> {
+        let mut guard = self.lock_as_is();
+        if guard.is_none() {
+            *guard = Some(Box::default());
+        }
+        Locked(guard)
+    }
+
+    /// Looks at what there is, without making it.
+    fn look<A>(&self, at: impl FnOnce(&Inner) -> A) -> A {
+        match self.lock_as_is().as_deref() {
+            Some(inner) => at(inner),
+            None => at(&Inner::default()),
+        }
+    }
+
+    fn lock_as_is(&self) -> MutexGuard<'_, Option<Box<Inner>>> {
         // A panic while it is held is a broken invariant of ours; the counters are still
         // better than no route at all.
         self.inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What is behind the lock; it has been made.
+struct Locked<'g>(MutexGuard<'g, Option<Box<Inner>>>);
+
+impl Deref for Locked<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        self.0.as_deref().expect("made when it was locked")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        self.0.as_deref_mut().expect("made when it was locked")
     }
 }
 
@@ -596,8 +558,4 @@ impl Inner {
         }
         calls
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -384,7 +384,7 @@ impl Cx<'_> {
 #[derive(Debug)]
 pub enum Session {
     /// TCP or passed-through TLS.
-    Opaque(opaque::Session),
+    Opaque(Box<opaque::Session>),
     /// HTTP/1.x, or a stream of HTTP/2.
     Http(Box<http::Session>),
     /// HTTP/2, as far as it is no stream's.
@@ -399,16 +399,19 @@ impl Session {
     /// The session of a client that has come to a listener.
     pub fn arrive(kind: ListenerKind, at: SocketAddr, cx: &mut Cx<'_>) -> Self {
         match kind {
-            ListenerKind::Tcp => Self::Opaque(opaque::Session::tcp(Key::Tcp(at.port()), cx)),
+            ListenerKind::Tcp => {
+                let key = Key::Tcp(at.port());
+                Self::Opaque(Box::new(opaque::Session::tcp(key, cx)))
+            }
             ListenerKind::Link => {
                 let key = match at {
                     SocketAddr::V4(at) => Key::Link(at),
                     // Links have addresses of the old kind alone.
                     SocketAddr::V6(at) => Key::Tcp(at.port()),
                 };
-                Self::Opaque(opaque::Session::tcp(key, cx))
+                Self::Opaque(Box::new(opaque::Session::tcp(key, cx)))
             }
-            ListenerKind::Https => Self::Opaque(opaque::Session::https(cx)),
+            ListenerKind::Https => Self::Opaque(Box::new(opaque::Session::https(cx))),
             ListenerKind::Http => Self::Http(Box::new(http::Session::new(Scheme::Http, cx))),
         }
     }
@@ -501,6 +504,17 @@ impl Session {
             Self::Http(session) => session.is_parked(),
             Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => false,
         }
+    }
+
+    /// Whether it is admitted at this gate: whether a quiesce concerns it.
+    #[must_use]
+    pub fn is_admitted_at(&self, gate: &Arc<Gate>) -> bool {
+        let admission = match self {
+            Self::Opaque(session) => session.admission(),
+            Self::Http(session) => session.admission(),
+            Self::Carrier(_) | Self::Preface(_) | Self::Trunk(_) => None,
+        };
+        admission.is_some_and(|admission| Arc::ptr_eq(admission.gate(), gate))
     }
 
     /// Takes what has been read of the client and not dealt with, after [`Action::Carry`].

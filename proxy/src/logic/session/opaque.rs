@@ -244,6 +244,19 @@ impl Session {
         self.state = State::Closed { _admission: None };
     }
 
+    /// While it connects or relays.
+    #[must_use]
+    pub fn admission(&self) -> Option<&Admission> {
+        match &self.state {
+            State::Connecting { admission, .. } => Some(admission),
+            State::Relaying(tunnel) => Some(tunnel.admission()),
+            State::Sniffing { .. }
+            | State::Securing { .. }
+            | State::Parked { .. }
+            | State::Closed { .. } => None,
+        }
+    }
+
     /// See [`super::Session::is_parked`].
     #[must_use]
     pub fn is_parked(&self) -> bool {

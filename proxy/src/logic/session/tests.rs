@@ -177,10 +177,8 @@ impl Rig {
     pub(super) fn tcp() -> Self {
         let mut rig = Self::new();
         rig.with_cx(|_, cx| {
-            Some(Session::Opaque(opaque::Session::tcp(
-                way::Key::Tcp(5432),
-                cx,
-            )))
+            let session = opaque::Session::tcp(way::Key::Tcp(5432), cx);
+            Some(Session::Opaque(Box::new(session)))
         });
         rig
     }

@@ -6,6 +6,7 @@
 
 mod check;
 mod shards;
+mod sieve;
 mod site;
 
 use std::{collections::HashMap, net::SocketAddrV4, sync::Arc};
@@ -21,6 +22,7 @@ use serde_json::json;
 
 use check::{check_route, check_sites};
 use shards::{Kind, Probe, Shards, link_bytes};
+use sieve::Sieve;
 use site::{Site, Tally};
 
 use super::balance::{Answer, Set};
@@ -42,8 +44,10 @@ pub struct Entry<G> {
 pub struct RouteTable<G> {
     generation: Generation,
     shards: Shards<Entry<G>>,
-    /// Hosts with routes below paths.
+    /// Hosts with routes below paths; hashed like the routes.
     sites: Shards<Site>,
+    /// Which hosts may be in there.
+    sieve: Sieve,
 }
 
 // Derived, it would ask for `G: Clone`.
@@ -53,6 +57,7 @@ impl<G> Clone for RouteTable<G> {
             generation: self.generation,
             shards: self.shards.clone(),
             sites: self.sites.clone(),
+            sieve: self.sieve.clone(),
         }
     }
 }
@@ -148,10 +153,12 @@ impl From<TransactionError> for ErrorBody {
 
 impl<G> Default for RouteTable<G> {
     fn default() -> Self {
+        let (shards, sites) = shards::pair();
         Self {
             generation: Generation::default(),
-            shards: Shards::default(),
-            sites: Shards::default(),
+            shards,
+            sites,
+            sieve: Sieve::default(),
         }
     }
 }
@@ -244,9 +251,11 @@ impl<G: Clone> RouteTable<G> {
     }
 
     fn lookup_site(&self, kind: Kind, host: &str, path: &str) -> Option<&Arc<Entry<G>>> {
+        let probe = Probe::site(kind, host, "");
+        let hash = self.shards.hash(probe);
         if !path.is_empty()
-            && self.sites.len() > 0
-            && let Some(site) = self.sites.find(Probe::site(kind, host, ""))
+            && self.sieve.lets_through(hash)
+            && let Some(site) = self.sites.find_hashed(hash, probe)
         {
             let mut ends = [0; PREFIX_SEGMENTS_MAX];
             let reached = segment_ends(path, &mut ends);
@@ -259,7 +268,7 @@ impl<G: Clone> RouteTable<G> {
                 }
             }
         }
-        self.shards.find(Probe::site(kind, host, ""))
+        self.shards.find_hashed(hash, probe)
     }
 
     fn has_paths(&self, [exact, below]: [Kind; 2], host: &str) -> bool {
@@ -362,6 +371,7 @@ impl<G: Clone> RouteTable<G> {
         Some(Self {
             generation: self.generation,
             sites: self.sites.clone(),
+            sieve: self.sieve.clone(),
             shards: self.shards.with(vec![(key.clone(), Some(Arc::new(entry)))]),
         })
     }
@@ -420,9 +430,11 @@ impl<'t, G: Clone> Draft<'t, G> {
             let before = self.table.get(key).is_some();
             tally.add(key, i64::from(after.is_some()) - i64::from(before));
         }
+        let (sites, sieve) = tally.apply(&self.table.sites, &self.table.sieve);
         RouteTable {
             generation: self.table.generation.next(),
-            sites: tally.apply(&self.table.sites),
+            sites,
+            sieve,
             shards: self.table.shards.with(self.changes.into_iter().collect()),
         }
     }

@@ -7,11 +7,14 @@
 #![warn(clippy::indexing_slicing)]
 
 use std::{
-    collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
     net::SocketAddrV4,
     sync::Arc,
 };
+
+// Seeded, and quick; that a client could find names of one hash would be of no use to it: only
+// the keys of routes are in the map.
+use foldhash::fast::RandomState;
 
 use flocker_api::{host::HostPattern, path::PathPrefix, route::RouteKey};
 
@@ -234,13 +237,25 @@ impl<V> Clone for Shards<V> {
 
 impl<V> Default for Shards<V> {
     fn default() -> Self {
+        Self::beside(&RandomState::default())
+    }
+}
+
+impl<V> Shards<V> {
+    fn beside(state: &RandomState) -> Self {
         let empty: Arc<[Slot<V>]> = Arc::new([None]);
         Self {
-            state: RandomState::new(),
+            state: state.clone(),
             shards: vec![empty; SHARDS].into(),
             len: 0,
         }
     }
+}
+
+/// Two maps with the same hashes.
+pub(super) fn pair<A, B>() -> (Shards<A>, Shards<B>) {
+    let state = RandomState::default();
+    (Shards::beside(&state), Shards::beside(&state))
 }
 
 impl<V: Keyed> Shards<V> {
@@ -260,8 +275,16 @@ impl<V: Keyed> Shards<V> {
         V::probe(key, |probe| self.find(probe))
     }
 
+    /// The hash of a probe in this map, and in those that were made beside it.
+    pub(super) fn hash(&self, probe: Probe<'_>) -> u64 {
+        probe.hash(&self.state)
+    }
+
     pub(super) fn find(&self, probe: Probe<'_>) -> Option<&Arc<V>> {
-        let hash = probe.hash(&self.state);
+        self.find_hashed(self.hash(probe), probe)
+    }
+
+    pub(super) fn find_hashed(&self, hash: u64, probe: Probe<'_>) -> Option<&Arc<V>> {
         let shard = self.shards.get(shard_of(hash))?;
         let mut at = slot_of(hash, shard.len());
         // Ends at a free slot, of which every shard has one.

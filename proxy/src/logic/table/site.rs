@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use flocker_api::{path::PREFIX_SEGMENTS_MAX, route::RouteKey};
 
-use super::shards::{Change, Kind, Shards, site_of};
+use super::{
+    shards::{Change, Kind, Probe, Shards, site_of},
+    sieve::Sieve,
+};
 
 /// The prefixes of one host or domain.
 #[derive(Debug)]
@@ -45,11 +48,13 @@ impl Tally {
         }
     }
 
-    /// The sites afterwards.
-    pub(super) fn apply(self, sites: &Shards<Site>) -> Shards<Site> {
+    /// The sites afterwards, and the sieve before them.
+    pub(super) fn apply(self, sites: &Shards<Site>, sieve: &Sieve) -> (Shards<Site>, Sieve) {
         if self.0.is_empty() {
-            return sites.clone();
+            return (sites.clone(), sieve.clone());
         }
+        let hash = |key: &(Kind, String)| sites.hash(Probe::site(key.0, &key.1, ""));
+        let noted: Vec<u64> = self.0.keys().map(hash).collect();
         let changes = self.0.into_iter().map(|(key, changes)| {
             let mut counts = sites
                 .get(&key)
@@ -66,6 +71,8 @@ impl Tally {
             });
             (key, site)
         });
-        sites.with(changes.collect::<Vec<Change<Site>>>())
+        let after = sites.with(changes.collect::<Vec<Change<Site>>>());
+        let sieve = sieve.with(&noted, || after.iter().map(|site| hash(&site.key)));
+        (after, sieve)
     }
 }

@@ -279,6 +279,17 @@ impl Session {
         self.state = State::Closed { _admission: None };
     }
 
+    /// While it connects, or is an exchange or a tunnel.
+    #[must_use]
+    pub fn admission(&self) -> Option<&Admission> {
+        match &self.state {
+            State::Connecting { admission, .. } => Some(admission),
+            State::Exchange(exchange) => Some(&exchange.admission),
+            State::Tunnel(tunnel) => Some(tunnel.admission()),
+            State::Reading { .. } | State::Parked { .. } | State::Closed { .. } => None,
+        }
+    }
+
     /// See [`super::Session::is_parked`].
     #[must_use]
     pub fn is_parked(&self) -> bool {
