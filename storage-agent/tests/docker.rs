@@ -19,13 +19,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use flocker_api::{
     agent::{FencePhase, LeasePolicy, LeaseRequest},
-    container::{ContainerSpec, ContainerState, Mount, StopPolicy},
+    container::{ContainerSpec, ContainerState, Link, Mount, StopPolicy},
+    logs::{LogQuery, LogStream},
     name::{AppName, VolumeId},
     volume::Epoch,
 };
 use flocker_storage_agent::driver::{
     fence::{Fence, FenceConfig},
-    runtime::{Blueprint, Docker, Ended, Runtime, RuntimeError, docker::DockerConfig},
+    runtime::{Blueprint, Docker, Ended, LogBounds, Runtime, RuntimeError, docker::DockerConfig},
     volumes::StorageConfig,
 };
 
@@ -114,7 +115,7 @@ impl Engine {
         let root = self.path("root");
         fs::create_dir_all(root.join("bin"))?;
         fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static is needed")?;
-        for name in ["sh", "sleep", "cat", "sync"] {
+        for name in ["sh", "sleep", "cat", "sync", "grep"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name))?;
         }
         let tar = Command::new("tar")
@@ -458,6 +459,96 @@ async fn the_fence_kills_containers_and_has_proof_of_it() -> Result<()> {
             .success()
     );
     Ok(runtime.remove(app).await?)
+}
+
+/// What Compose files say of a container arrives in it, and what it writes can be asked for.
+#[tokio::test]
+async fn a_container_is_what_its_specification_says() -> Result<()> {
+    let engine = Engine::start(Processes::Hidden).await?;
+    let runtime = engine.runtime();
+    let volume = engine.path("volume");
+    fs::create_dir_all(&volume)?;
+    let mut made = blueprint("full", None, 20_000, &volume)?;
+    let spec = &mut made.spec;
+    let script = "echo said $0 $1; grep database /etc/hosts; echo $DATABASE_PORT_5432_TCP; \
+                  echo wrong >&2; exec sleep 1000";
+    spec.entrypoint = Some(["/bin/sh", "-c"].map(str::to_owned).to_vec());
+    spec.command = Some([script, "zero", "one"].map(str::to_owned).to_vec());
+    spec.cpu_shares = None;
+    spec.cpu_millis = Some(1_500);
+    spec.pids_max = Some(64);
+    spec.memory_bytes = Some(64 << 20);
+    spec.labels = BTreeMap::from([("tier".to_owned(), "front".to_owned())]);
+    let link = Link {
+        alias: "database".to_owned(),
+        local_port: 5432,
+        remote_port: 5432,
+        to: None,
+    };
+    let at = link.address(&spec.app);
+    spec.links = vec![link];
+    let app = spec.app.clone();
+    runtime.create(&made).await?;
+    runtime.start(&app).await?;
+    let bounds = LogBounds {
+        lines: 100,
+        bytes: 1 << 20,
+    };
+    let mut query = LogQuery {
+        wait_ms: 20_000,
+        ..LogQuery::default()
+    };
+    let mut lines = Vec::new();
+    while lines.len() < 4 {
+        let reply = runtime.logs(&app, &query, bounds).await?;
+        ensure!(!reply.lines.is_empty(), "{lines:?}");
+        query.after = reply.cursor;
+        lines.extend(reply.lines);
+    }
+    let of = |stream| {
+        let lines = lines.iter().filter(move |line| line.stream == Some(stream));
+        lines.map(|line| line.text.clone()).collect::<Vec<_>>()
+    };
+    let out = of(LogStream::Stdout);
+    assert_eq!(out[0], "said zero one");
+    assert_eq!(
+        out[1].split_whitespace().next(),
+        Some(at.to_string().as_str())
+    );
+    assert_eq!(out[2], format!("tcp://{at}:5432"));
+    assert_eq!(of(LogStream::Stderr), ["wrong"]);
+    assert!(lines.iter().all(|line| line.at_ms.is_some()));
+
+    let inspected = engine
+        .docker(&["inspect", "flocker-full"])
+        .stdout(Stdio::piped())
+        .output()?;
+    let all: serde_json::Value = serde_json::from_slice(&inspected.stdout)?;
+    let host = &all[0]["HostConfig"];
+    assert_eq!(host["NanoCpus"], 1_500_000_000_u64);
+    assert_eq!(host["PidsLimit"], 64);
+    assert_eq!(host["Memory"], 64 << 20);
+    assert_eq!(
+        host["RestartPolicy"]["Name"], "no",
+        "restarts are the agent's"
+    );
+    assert_eq!(all[0]["Config"]["Labels"]["tier"], "front");
+
+    // An image that is nowhere: which, where, and that no registry gave it.
+    let error = runtime
+        .fetch_image("registry.invalid/absent:9", Duration::from_secs(20))
+        .await
+        .err()
+        .context("no image")?
+        .to_string();
+    assert!(
+        error.contains("registry.invalid/absent:9 is not on n1"),
+        "{error}"
+    );
+    assert!(error.contains("no registry gave it"), "{error}");
+    let running = runtime.find(&app).await?.context("it runs")?;
+    runtime.stop(&running).await?;
+    Ok(runtime.remove(&app).await?)
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 //! volume is mounted.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -243,12 +243,7 @@ impl Docker {
                     i64::try_from(millis.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
                 }),
                 pids_limit: spec.pids_max.map(i64::from),
-                extra_hosts: Some(
-                    spec.links
-                        .iter()
-                        .map(|link| format!("{}:{}", link.alias, link.address(&spec.app)))
-                        .collect(),
-                ),
+                extra_hosts: Some(hosts(spec)),
                 restart_policy: Some(RestartPolicy {
                     name: Some(RestartPolicyNameEnum::NO),
                     maximum_retry_count: None,
@@ -448,6 +443,14 @@ impl Docker {
             None => self.unreachable(error),
         }
     }
+}
+
+/// The entries of links for the container's hosts, once for each name: links to several ports of
+/// an app have the same.
+fn hosts(spec: &ContainerSpec) -> Vec<String> {
+    let links = spec.links.iter();
+    let hosts = links.map(|link| format!("{}:{}", link.alias, link.address(&spec.app)));
+    hosts.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn container_name(app: &AppName) -> String {
