@@ -126,15 +126,26 @@ async fn list_authorities(cli: &Cli<'_>) -> Result<Verdict, Failure> {
             ]);
         }
     }
-    if rows.is_empty() && answers.iter().any(|answer| answer.ok().is_some()) {
-        cli.out.line("no authorities")?;
-    } else if !rows.is_empty() {
-        let header = [
-            "EDGE", "NAME", "SUBJECTS", "EXPIRES", "REVOKED", "FROM", "PROBLEM",
-        ];
-        cli.out.text(&cli.out.table(&header, rows))?;
+    let header = [
+        "EDGE", "NAME", "SUBJECTS", "EXPIRES", "REVOKED", "FROM", "PROBLEM",
+    ];
+    show(cli, &answers, "no authorities", &header, rows)
+}
+
+/// What there is on the edges that have answered, as a table or in a word.
+fn show<A>(
+    cli: &Cli<'_>,
+    answers: &[Answer<A>],
+    none: &str,
+    header: &[&str],
+    rows: Vec<Vec<String>>,
+) -> Result<Verdict, Failure> {
+    if !rows.is_empty() {
+        cli.out.text(&cli.out.table(header, rows))?;
+    } else if answers.iter().any(|answer| answer.ok().is_some()) {
+        cli.out.line(none)?;
     }
-    Ok(report(cli.out, &answers))
+    Ok(report(cli.out, answers))
 }
 
 /// Where something comes from.
@@ -242,15 +253,10 @@ async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
             ]);
         }
     }
-    if rows.is_empty() && answers.iter().any(|answer| answer.ok().is_some()) {
-        cli.out.line("no certificates")?;
-    } else if !rows.is_empty() {
-        let header = [
-            "EDGE", "NAME", "HOSTS", "EXPIRES", "OCSP", "FROM", "PROBLEM",
-        ];
-        cli.out.text(&cli.out.table(&header, rows))?;
-    }
-    Ok(report(cli.out, &answers))
+    let header = [
+        "EDGE", "NAME", "HOSTS", "EXPIRES", "OCSP", "FROM", "PROBLEM",
+    ];
+    show(cli, &answers, "no certificates", &header, rows)
 }
 
 /// The day on which a certificate ends, and how far that is where it is near.
