@@ -35,7 +35,7 @@ use super::{
 };
 use crate::config::{AuthorityFiles, TlsConfig};
 
-/// Who the system trusts; also what a file of an authority is called in the folder.
+/// What the file of an authority is called in the folder.
 const EXTENSION: &str = "ca";
 /// Lists beside it.
 const CRL_EXTENSION: &str = "crl";
