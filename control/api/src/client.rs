@@ -4,7 +4,7 @@
 //! is bought with the extra connect is that no call ever meets a connection that its
 //! server is just closing.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, pin::Pin, str::FromStr, time::Duration};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header};
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Longest answer that is read, in bytes: a route table of a million lines fits.
-const ANSWER_BYTES_MAX: usize = 1 << 30;
+pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Where an admin API listens: `10.0.0.1:7400` or `unix:/run/flocker/edge.sock`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,6 +75,11 @@ impl fmt::Display for Endpoint {
         }
     }
 }
+
+/// A connection in both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
 
 /// A client of one endpoint.
 #[derive(Debug, Clone)]
@@ -176,13 +181,7 @@ impl Client {
         let exchange = self.exchange(method, path, body);
         let (status, answer) = tokio::time::timeout(deadline, exchange)
             .await
-            .map_err(|_| {
-                let message = format!(
-                    "{} ({}) did not answer {path} within {deadline:?}",
-                    self.peer, self.endpoint
-                );
-                ErrorBody::new(ErrorCode::Timeout, message)
-            })??;
+            .map_err(|_| self.late(path, deadline))??;
         if (200..300).contains(&status) {
             return serde_json::from_slice(&answer).map_err(|error| self.nonsense(path, &error));
         }
@@ -204,6 +203,12 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(u16, Bytes), ErrorBody> {
+        let stream = self.open().await?;
+        self.exchange_on(stream, method, path, body).await
+    }
+
+    /// A connection, by TLS where that is how it is spoken to.
+    pub(crate) async fn open(&self) -> Result<Pin<Box<dyn Duplex>>, ErrorBody> {
         match &self.endpoint {
             Endpoint::Tcp(address) => {
                 let stream = TcpStream::connect(address)
@@ -213,17 +218,17 @@ impl Client {
                     .set_nodelay(true)
                     .map_err(|error| self.unreachable(&error))?;
                 let Some((credentials, expected)) = &self.tls else {
-                    return self.exchange_on(stream, method, path, body).await;
+                    return Ok(Box::pin(stream));
                 };
                 let stream = credentials.connect(stream, expected).await;
                 let stream = stream.map_err(|error| self.unreachable(&error))?;
-                self.exchange_on(stream, method, path, body).await
+                Ok(Box::pin(stream))
             }
             Endpoint::Unix(socket) => {
                 let stream = UnixStream::connect(socket)
                     .await
                     .map_err(|error| self.unreachable(&error))?;
-                self.exchange_on(stream, method, path, body).await
+                Ok(Box::pin(stream))
             }
         }
     }
@@ -268,7 +273,19 @@ impl Client {
         }
     }
 
-    fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ErrorBody {
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    pub(crate) fn late(&self, path: &str, deadline: Duration) -> ErrorBody {
+        let message = format!(
+            "{} ({}) did not answer {path} within {deadline:?}",
+            self.peer, self.endpoint
+        );
+        ErrorBody::new(ErrorCode::Timeout, message)
+    }
+
+    pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ErrorBody {
         let message = format!(
             "{} ({}) does not answer: {}",
             self.peer,
@@ -278,7 +295,7 @@ impl Client {
         ErrorBody::new(ErrorCode::Unavailable, message)
     }
 
-    fn nonsense(&self, path: &str, error: &serde_json::Error) -> ErrorBody {
+    pub(crate) fn nonsense(&self, path: &str, error: &serde_json::Error) -> ErrorBody {
         let message = format!(
             "{} ({}) answered {path} with what this version cannot read: {error}",
             self.peer, self.endpoint
@@ -298,7 +315,9 @@ fn json<Q: Serialize>(request: &Q) -> Result<Bytes, ErrorBody> {
         })
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+/// A task that ends with this.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -30,6 +30,8 @@
 //! | `GET /v2/volumes/{name}` | | [`crate::work::VolumeReport`] |
 //! | `POST /v2/volumes/{name}` | [`crate::work::VolumeRequest`] | list of [`crate::work::NodeJob`] |
 //! | `GET /v2/volumes/{name}/snapshots` | | list of [`crate::work::OnNode`] of lists of [`crate::work::SnapshotDetail`] |
+//! | `GET /v2/volumes/{name}/archive?node=N&snapshot=S&since=S&by=B` | | an archive, as it is made |
+//! | `POST /v2/volumes/{name}/archive?node=N&by=B` | an archive | [`crate::work::NodeJob`] |
 //! | `GET /v2/trash` | | list of [`crate::work::OnNode`] of lists of [`crate::work::Trashed`] |
 //! | `GET /v2/jobs` | | list of [`crate::work::OnNode`] of lists of [`crate::work::JobStatus`] |
 //! | `GET /v2/nodes/{node}/jobs/{id}?wait_ms=W` | | [`crate::work::NodeJob`], once it has ended or W has passed |

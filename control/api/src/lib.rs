@@ -16,7 +16,7 @@
 //! | [`app`], [`control`] | what people declare, the control service's API |
 //! | [`drain`], [`explain`] | nodes that apps leave; what a move would take |
 //! | [`doctor`] | what a node finds when it examines itself |
-//! | [`error`], [`client`], [`config`] | error codes with their HTTP status, the HTTP client, TOML files |
+//! | [`error`], [`client`], [`stream`], [`config`] | error codes with their HTTP status, the HTTP client, bodies of any length, TOML files |
 //! | [`tls`] | certificates: who is who, and who may speak to whom |
 
 pub mod agent;
@@ -46,6 +46,7 @@ pub mod path;
 pub mod redirect;
 pub mod replication;
 pub mod route;
+pub mod stream;
 pub mod termination;
 pub mod tls;
 pub mod upstream;

@@ -18,14 +18,16 @@
 //! jobs with it; the next one finishes or undoes what they had begun. The newest jobs that have
 //! ended are remembered until the agent ends; the log has them all.
 //!
-//! Snapshots are named by their name or by their guid, and where none has that name the answer
-//! says which one was meant, perhaps.
+//! A snapshot that an operator takes as `monday` is called `op-monday` by the storage, apart from
+//! those of agents and of other tools, and may be named either way, or by its guid. Where none has
+//! the name the answer says which one was meant, perhaps.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     ErrorBody,
+    aside::AsideKey,
     name::{AppName, JobId, NodeName, SnapshotName, VolumeId, VolumeName},
     replication::ReplicationPolicy,
     volume::{Epoch, Guid, Role, Snapshot, VolumeStatus},
@@ -39,6 +41,23 @@ pub const DIGEST_PARTS: u32 = 1024;
 pub const GRACE_MS: u64 = 24 * 3_600_000;
 /// Longest stay in the trash, in ms: ten years.
 pub const GRACE_MS_MAX: u64 = 3_652 * 24 * 3_600_000;
+
+/// Begins the names of the snapshots that operators take.
+pub const OPERATORS: &str = "op-";
+
+/// Whether a snapshot is the one that somebody names.
+#[must_use]
+pub fn is_named(snapshot: &Snapshot, wanted: &str) -> bool {
+    snapshot.name == wanted
+        || snapshot.name.strip_prefix(OPERATORS) == Some(wanted)
+        || snapshot.guid.to_string() == wanted
+}
+
+/// What people call a snapshot.
+#[must_use]
+pub fn called(snapshot: &str) -> &str {
+    snapshot.strip_prefix(OPERATORS).unwrap_or(snapshot)
+}
 
 /// What is done with one copy of a volume by its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,10 +90,23 @@ pub enum Work {
         /// Its name.
         name: VolumeName,
     },
-    /// Says what a rollback to a snapshot would take out of a primary. Answers with [`Loss`].
+    /// Says what [`Work::RollBack`] would take out of a primary. Answers with [`Loss`].
     Preview {
         /// The snapshot.
         to: String,
+    },
+    /// Makes a primary what it was at a snapshot. What it was until then is kept aside
+    /// ([`crate::aside`]). Nobody may use it meanwhile. Answers with [`Loss`].
+    RollBack {
+        /// The snapshot.
+        to: String,
+    },
+    /// Makes a primary what another volume of this node is, which goes up in it: the end of
+    /// a restore. What it was until then is kept aside. Nobody may use either. Answers with
+    /// [`VolumeStatus`].
+    Replace {
+        /// The other volume.
+        with: VolumeId,
     },
     /// Unmounts it and puts it in the trash, with all snapshots; it is destroyed for good when
     /// the grace is over. Nobody may use it. A copy that is not there is success.
@@ -115,6 +147,8 @@ impl Work {
             Self::Resize { .. } => "resize",
             Self::Clone { .. } => "clone",
             Self::Preview { .. } => "preview",
+            Self::RollBack { .. } => "rollback",
+            Self::Replace { .. } => "replace",
             Self::Trash { .. } => "trash",
             Self::Undelete { .. } => "undelete",
             Self::Destroy => "destroy",
@@ -256,6 +290,9 @@ pub struct Loss {
     pub bytes: u64,
     /// The first of them.
     pub paths: Vec<String>,
+    /// What keeps it, once it has been done; none where nothing was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<AsideKey>,
 }
 
 /// What is in a snapshot, so that two can be compared without sending either.
@@ -303,6 +340,28 @@ pub enum VolumeVerb {
     Preview {
         /// The snapshot.
         to: String,
+    },
+    /// [`Work::RollBack`] at the primary.
+    RollBack {
+        /// The snapshot.
+        to: String,
+        /// Whether an app that uses it is stopped meanwhile; else that is refused.
+        #[serde(default)]
+        stop_app: bool,
+    },
+    /// Brings a snapshot of another node's copy to the primary's node, and makes it the volume's
+    /// state ([`Work::Replace`]) or a volume of its own. Where the primary has the snapshot itself
+    /// and it is to be the volume's state, nothing is sent ([`Work::RollBack`]).
+    Restore {
+        /// The node.
+        from: NodeName,
+        /// The snapshot; the newest if none is given.
+        snapshot: Option<String>,
+        /// Name of the volume that it becomes; none: what it is a copy of.
+        name: Option<VolumeName>,
+        /// As in [`VolumeVerb::RollBack`].
+        #[serde(default)]
+        stop_app: bool,
     },
     /// [`Work::Trash`], or [`Work::Destroy`] at once, on every node.
     Destroy {

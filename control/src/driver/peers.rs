@@ -26,6 +26,7 @@ use flocker_api::{
     name::{AppName, EdgeName, NodeName, VolumeId},
     replication::SetReplication,
     route::{RouteKey, Transaction},
+    stream::{Download, Pieces},
     tls::{Credentials, Expected, Identity, Role},
     volume::{Epoch, VolumeStatus},
 };
@@ -85,6 +86,33 @@ pub struct Request {
 pub trait Wire: Send + Sync + 'static {
     /// Sends a request and waits for its answer, up to its deadline.
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Value, ErrorBody>>;
+
+    /// Asks for a body of any length, which has to begin within the deadline.
+    fn download(
+        &self,
+        peer: Peer,
+        path: String,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Download, ErrorBody>> {
+        let _not_needed = (path, deadline);
+        async move { Err(no_bodies(&peer)) }.boxed()
+    }
+
+    /// Sends a body of any length, and brings the answer.
+    fn upload(
+        &self,
+        peer: Peer,
+        path: String,
+        pieces: Pieces,
+    ) -> BoxFuture<'_, Result<Value, ErrorBody>> {
+        let _not_needed = (path, pieces);
+        async move { Err(no_bodies(&peer)) }.boxed()
+    }
+}
+
+fn no_bodies(peer: &Peer) -> ErrorBody {
+    let message = format!("the way to the {peer} takes no bodies");
+    ErrorBody::new(ErrorCode::Unsupported, message)
 }
 
 /// The wire of production: HTTP.
@@ -122,7 +150,34 @@ impl HttpWire {
     }
 }
 
+impl HttpWire {
+    fn client(&self, peer: &Peer) -> Result<&Client, ErrorBody> {
+        self.clients.get(peer).ok_or_else(|| {
+            let message = format!("the {peer} is not in the configuration");
+            ErrorBody::new(ErrorCode::NotFound, message)
+        })
+    }
+}
+
 impl Wire for HttpWire {
+    fn download(
+        &self,
+        peer: Peer,
+        path: String,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Download, ErrorBody>> {
+        async move { self.client(&peer)?.download(&path, deadline).await }.boxed()
+    }
+
+    fn upload(
+        &self,
+        peer: Peer,
+        path: String,
+        pieces: Pieces,
+    ) -> BoxFuture<'_, Result<Value, ErrorBody>> {
+        async move { self.client(&peer)?.upload(&path, pieces).await }.boxed()
+    }
+
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Value, ErrorBody>> {
         let Request {
             peer,
@@ -132,10 +187,7 @@ impl Wire for HttpWire {
             deadline,
         } = request;
         async move {
-            let Some(client) = self.clients.get(&peer) else {
-                let message = format!("the {peer} is not in the configuration");
-                return Err(ErrorBody::new(ErrorCode::NotFound, message));
-            };
+            let client = self.client(&peer)?;
             match method {
                 Method::Get => client.get(&path, deadline).await,
                 Method::Post => client.post(&path, &body, deadline).await,
@@ -150,7 +202,7 @@ impl Wire for HttpWire {
 /// All agents and edges.
 #[derive(Clone)]
 pub struct Peers {
-    wire: Arc<dyn Wire>,
+    pub(super) wire: Arc<dyn Wire>,
     edges: Arc<[EdgeName]>,
     pub(super) limits: Limits,
 }

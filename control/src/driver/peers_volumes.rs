@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use flocker_api::{
-    ErrorBody,
+    ErrorBody, ErrorCode,
     name::{JobId, NodeName, VolumeId},
+    stream::{Download, Pieces},
     work::{JobRequest, JobStatus, SnapshotDetail, Trashed},
 };
 
@@ -65,6 +66,27 @@ impl Peers {
         let path = format!("/v1/volumes/{id}/snapshots");
         self.send(agent(node), Method::Get, path, &(), self.limits.work)
             .await
+    }
+
+    /// Asks a node for an archive, which has to begin soon.
+    ///
+    /// # Errors
+    /// As [`Self::begin_job`].
+    pub async fn download(&self, node: &NodeName, path: String) -> Answer<Download> {
+        let deadline = self.limits.work;
+        self.wire.download(agent(node), path, deadline).await
+    }
+
+    /// Sends a node an archive, as long as that takes.
+    ///
+    /// # Errors
+    /// As [`Self::begin_job`].
+    pub async fn upload(&self, node: &NodeName, path: String, pieces: Pieces) -> Answer<JobStatus> {
+        let answer = self.wire.upload(agent(node), path, pieces).await?;
+        serde_json::from_value(answer).map_err(|error| {
+            let message = format!("cannot read what node {node} answered: {error}");
+            ErrorBody::new(ErrorCode::Internal, message)
+        })
     }
 
     /// What is in a node's trash.

@@ -17,6 +17,7 @@ mod routes;
 mod samples;
 mod server;
 mod status;
+mod volumes;
 
 use std::process::{Command, Output, Stdio};
 

@@ -130,7 +130,7 @@ impl Volumes {
     }
 
     /// Finishes what a former agent has left, and learns what is kept.
-    pub(super) async fn take_up_asides(&self) -> Result<(), VolumeError> {
+    pub(crate) async fn take_up_asides(&self) -> Result<(), VolumeError> {
         for id in self.storage().finish_asides().await? {
             tracing::info!(volume = %id, "finished keeping aside what only this node has");
             self.entry(id).forget();

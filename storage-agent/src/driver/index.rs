@@ -166,6 +166,11 @@ impl Entry {
         locked(&self.acknowledged).get(peer) == Some(&guid)
     }
 
+    /// What a peer has acknowledged last, as far as this agent has heard.
+    pub(crate) fn heard_of(&self, peer: &NodeName) -> Option<Guid> {
+        locked(&self.acknowledged).get(peer).copied()
+    }
+
     /// Whether a peer stands at this snapshot, as far as this agent has heard.
     pub(crate) fn has_heard(&self, guid: Guid) -> bool {
         locked(&self.acknowledged)

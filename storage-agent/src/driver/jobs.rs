@@ -116,6 +116,17 @@ impl Job {
         Self::new(About::of(request))
     }
 
+    /// One that nobody asked for by an id.
+    pub(crate) fn alone(verb: &'static str, volume: VolumeId) -> Self {
+        Self::new(About {
+            id: JobId::random(),
+            verb,
+            volume,
+            name: None,
+            by: String::new(),
+        })
+    }
+
     /// Cancelled when somebody ends the job.
     pub(crate) fn cancel(&self) -> &CancellationToken {
         &self.inner.cancel

@@ -25,6 +25,7 @@ use crate::{
         aside::parting,
         label::Label,
         transfer::{Aftermath, admit, aftermath, genuine},
+        verbs::is_operators,
         wire::{Accept, Ack, Begin, End, Frame, Hello, PROTOCOL},
         zstream::{self, Head},
     },
@@ -166,7 +167,7 @@ async fn begun(reader: &mut FrameReader) -> Result<Option<Begin>, VolumeError> {
         Err(VolumeError::Peer { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    if begin.to.parse::<Label>().is_err() {
+    if begin.to.parse::<Label>().is_err() && !is_operators(&begin.to) {
         let reason = format!("'{}' is no name of a snapshot", begin.to);
         return Err(peer(reader.address, reason));
     }

@@ -30,7 +30,7 @@ use crate::{
     logic::{
         plan::{Conflict, base},
         resume::Resumption,
-        wire::{Ack, Begin, End, Frame, Hello, PROTOCOL, StreamFeatures},
+        wire::{Accept, Ack, Begin, End, Frame, Hello, PROTOCOL, StreamFeatures},
         zstream::{self, Head},
     },
 };
@@ -222,16 +222,24 @@ impl Replicator<'_> {
         Ok(here)
     }
 
-    /// Connects, hears what the receiver has, plans, and tells it what will come.
-    async fn open(
+    /// What the receiver has; nothing is sent to it.
+    pub(crate) async fn look_there(
         &self,
         copy: &LocalCopy,
         request: &ReplicateRequest,
-        name: &str,
-        to: Option<&Snapshot>,
+    ) -> Result<Vec<Snapshot>, VolumeError> {
+        let (mut connection, accept) = self.introduce(copy, request, Look::No).await?;
+        connection.writer.close().await;
+        Ok(accept.snapshots)
+    }
+
+    /// Says what is to be sent, and hears what the receiver has.
+    async fn introduce(
+        &self,
+        copy: &LocalCopy,
+        request: &ReplicateRequest,
         look: Look,
-        resume: Resume,
-    ) -> Result<Opening, VolumeError> {
+    ) -> Result<(Connection, Accept), VolumeError> {
         let hello = Hello {
             protocol: PROTOCOL,
             storage: self.storage.kind(),
@@ -248,7 +256,7 @@ impl Replicator<'_> {
             },
             look: look == Look::First,
         };
-        let (mut connection, answer) = self.greet(request, &Frame::Hello(hello)).await?;
+        let (connection, answer) = self.greet(request, &Frame::Hello(hello)).await?;
         let accept = match answer {
             Frame::Accept(accept) => accept,
             other => return Err(unexpected(&connection.reader, other)),
@@ -257,6 +265,20 @@ impl Replicator<'_> {
             let reason = format!("it is node {}, not {}", accept.node, request.peer);
             return Err(peer(request.to, reason));
         }
+        Ok((connection, accept))
+    }
+
+    /// Connects, hears what the receiver has, plans, and tells it what will come.
+    async fn open(
+        &self,
+        copy: &LocalCopy,
+        request: &ReplicateRequest,
+        name: &str,
+        to: Option<&Snapshot>,
+        look: Look,
+        resume: Resume,
+    ) -> Result<Opening, VolumeError> {
+        let (mut connection, accept) = self.introduce(copy, request, look).await?;
         if let Some(to) = to.filter(|to| accept.snapshots.iter().any(|s| s.guid == to.guid)) {
             return Ok(Opening::Present(to.guid));
         }

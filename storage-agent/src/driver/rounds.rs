@@ -30,6 +30,7 @@ use crate::{
     logic::{
         label::Label,
         schedule::{Arrived, Event, Moment, Sight},
+        verbs::is_operators,
         wire::StreamFeatures,
     },
 };
@@ -172,7 +173,10 @@ impl Volumes {
             epoch: copy.epoch,
         };
         let what = match copy.newest() {
-            Some(newest) if !take => What::Existing(newest.clone()),
+            // One that an operator took is no base: what follows it is sent under a name of ours.
+            Some(newest) if !take && newest.name.parse::<Label>().is_ok() => {
+                What::Existing(newest.clone())
+            }
             _ => match self.begin(&entry, &copy, target).await? {
                 Ok(what) => what,
                 Err(at) => return Ok(Round::Unchanged(at)),
@@ -281,6 +285,17 @@ impl Volumes {
             connections,
             progress: &entry.progress,
         };
+        let missing = self.missing_named(entry, &copy, request, &replicator);
+        for snapshot in missing.await {
+            let sent = replicator.run(copy.clone(), request, What::Existing(snapshot));
+            match sent.await {
+                Ok(reply) => entry.hear(request.peer.clone(), reply.snapshot.guid),
+                Err(error) => {
+                    entry.forget();
+                    return Err(error);
+                }
+            }
+        }
         let reply = replicator.run(copy, request, what).await;
         // Also after a failure: each attempt leaves a snapshot.
         self.tidy_later(id);
@@ -292,6 +307,40 @@ impl Volumes {
             Err(_) => entry.forget(),
         }
         reply
+    }
+
+    /// Snapshots that operators took since the one at which a peer stands: it gets each of them by
+    /// an increment of its own, so that it can be rolled back and restored to as well.
+    async fn missing_named(
+        &self,
+        entry: &Entry,
+        copy: &LocalCopy,
+        request: &ReplicateRequest,
+        replicator: &Replicator<'_>,
+    ) -> Vec<Snapshot> {
+        let named = copy.snapshots.iter().filter(|s| is_operators(&s.name));
+        let Some(newest) = named.clone().next_back() else {
+            return Vec::new();
+        };
+        let stands_at = |guid| copy.snapshots.iter().find(|s| s.guid == guid);
+        let heard = entry.heard_of(&request.peer).and_then(stands_at);
+        if heard.is_some_and(|at| at.createtxg >= newest.createtxg) {
+            return Vec::new();
+        }
+        // What fails here fails again in a moment, and is told then.
+        let Ok(theirs) = replicator.look_there(copy, request).await else {
+            return Vec::new();
+        };
+        let common = copy.snapshots.iter().rev();
+        let mut common = common.filter(|ours| theirs.iter().any(|s| s.guid == ours.guid));
+        let common = common.next().map(|common| common.createtxg);
+        if common.is_none() && !theirs.is_empty() {
+            return Vec::new();
+        }
+        named
+            .filter(|s| common.is_none_or(|common| s.createtxg > common))
+            .cloned()
+            .collect()
     }
 
     /// When a snapshot was taken, by its name; one of another name, just now.

@@ -412,6 +412,56 @@ impl Storage {
         each!(self, s => s.set_trash(copy, trash, name))
     }
 
+    /// Writes down that an unmounted copy is about to become another volume, which is being put
+    /// aside: [`Self::recover`] sees it through, or undoes it.
+    pub(crate) async fn will_become(
+        &self,
+        with: &LocalCopy,
+        volume: &LocalCopy,
+    ) -> Result<(), VolumeError> {
+        each!(self, s => s.will_become(with, volume))
+    }
+
+    /// What is in an unmounted copy is its newest snapshot from now on. Datasets need not be told.
+    pub(crate) async fn refresh(&self, id: VolumeId) -> Result<(), VolumeError> {
+        match self {
+            Self::Zfs(_) => Ok(()),
+            Self::Directory(directory) => directory.refresh(id).await,
+        }
+    }
+
+    /// Back to a snapshot of an unmounted copy; the newer ones are destroyed.
+    pub(crate) async fn rewind(&self, copy: &LocalCopy, to: &str) -> Result<(), VolumeError> {
+        each!(self, s => s.rewind(copy, to))
+    }
+
+    /// Takes a stream into what is no volume yet.
+    pub(crate) async fn receive_new(
+        &self,
+        stamp: &Stamp,
+        to: &str,
+    ) -> Result<ReceiveSink, VolumeError> {
+        match self {
+            Self::Zfs(zfs) => zfs
+                .receive_new(stamp.id)
+                .map(|s| ReceiveSink::Zfs(Box::new(s))),
+            Self::Directory(directory) => {
+                directory.expect_new(stamp.id).await?;
+                Ok(ReceiveSink::Directory(directory.receive(stamp, None, to)))
+            }
+        }
+    }
+
+    /// What has arrived becomes a volume.
+    pub(crate) async fn settle_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        each!(self, s => s.settle_new(id))
+    }
+
+    /// What has arrived goes, be it a volume already.
+    pub(crate) async fn drop_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        each!(self, s => s.drop_new(id))
+    }
+
     /// Bytes of what is in it now, without its snapshots.
     pub(crate) async fn referenced_bytes(&self, copy: &LocalCopy) -> Result<u64, VolumeError> {
         each!(self, s => s.referenced_bytes(copy.id))

@@ -1,5 +1,6 @@
 //! What the agent decides, without sockets, files, processes or clocks.
 
+pub mod archive;
 pub mod aside;
 pub mod bucket;
 pub mod container;

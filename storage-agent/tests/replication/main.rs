@@ -102,7 +102,12 @@ stories! {
     a_clone_is_a_volume_of_its_own,
     the_trash_outlives_the_agent_and_is_emptied_in_time,
     a_preview_says_what_a_rollback_would_lose,
-    a_digest_finds_a_planted_difference;
+    a_digest_finds_a_planted_difference,
+    a_rollback_keeps_what_it_takes_and_replicas_follow,
+    an_archive_is_the_volume_and_damage_is_found,
+    a_restore_brings_what_a_copy_has,
+    a_start_finishes_or_undoes_what_was_begun,
+    a_start_sees_a_restore_through_or_undoes_it;
     link:
     a_transfer_keeps_to_its_rate_and_tells_it,
     a_sound_node_is_found_sound;

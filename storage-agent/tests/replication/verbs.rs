@@ -2,16 +2,19 @@
 
 use std::fs;
 
+use bytes::Bytes;
 use flocker_api::{
     ErrorBody, ErrorCode,
     name::{JobId, VolumeId},
     volume::{Epoch, Snapshot, VolumeStatus},
     work::{Digest, JobRequest, Loss, Trashed, Work},
 };
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
 use crate::{
     bed::{Bed, Dice, Node, fill},
+    pools::run,
     tree::assert_same,
 };
 
@@ -47,14 +50,9 @@ pub async fn operators_snapshots_stay_until_they_are_removed(bed: &mut Bed) {
     let id = a.create("notes").await;
     fs::write(a.path(id).await.join("f"), "one").unwrap();
     let taken = snapshot(a, id, "before-upgrade").await.unwrap();
-    assert_eq!(taken.name, "before-upgrade");
+    assert_eq!(taken.name, "op-before-upgrade");
     let twice = refusal(snapshot(a, id, "before-upgrade").await);
     assert_eq!(twice.code, ErrorCode::AlreadyExists);
-    let reserved = refusal(snapshot(a, id, "flocker-1-2").await);
-    assert!(
-        reserved.message.contains("begins with 'flocker-'"),
-        "{reserved}"
-    );
     for round in 0..6 {
         fs::write(a.path(id).await.join("f"), format!("{round}")).unwrap();
         a.replicate_surely(id, 1, b).await;
@@ -63,6 +61,10 @@ pub async fn operators_snapshots_stay_until_they_are_removed(bed: &mut Bed) {
     assert!(
         a.snapshots(id).await.contains(&taken.name),
         "it outlives retention"
+    );
+    assert!(
+        b.snapshots(id).await.contains(&taken.name),
+        "replicas have it, too"
     );
     let base = a.snapshots(id).await.pop().unwrap();
     let remove = |name: &str| Work::DestroySnapshot {
@@ -75,9 +77,12 @@ pub async fn operators_snapshots_stay_until_they_are_removed(bed: &mut Bed) {
             "{pinned}"
         );
     }
-    ask::<()>(a, id, 1, remove("before-upgrade")).await.unwrap();
-    ask::<()>(a, id, 1, remove("before-upgrade")).await.unwrap();
-    assert!(!a.snapshots(id).await.contains(&taken.name));
+    for node in [b, a, a] {
+        ask::<()>(node, id, 1, remove("before-upgrade"))
+            .await
+            .unwrap();
+        assert!(!node.snapshots(id).await.contains(&taken.name));
+    }
     bed.is_made_good(a, b, id, 1).await;
 }
 
@@ -276,4 +281,251 @@ fn first_file(root: &std::path::Path) -> std::path::PathBuf {
         let directories = entries.iter().filter(|path| path.is_dir());
         directories.map(|path| first_file(path)).next().unwrap()
     })
+}
+
+pub async fn a_rollback_keeps_what_it_takes_and_replicas_follow(bed: &mut Bed) {
+    let (a, b) = (&bed.a, &bed.b);
+    let id = a.create("notes").await;
+    let root = a.path(id).await;
+    fill(&root, 20, 30_000, &mut Dice(3));
+    snapshot(a, id, "monday").await.unwrap();
+    let monday = a.facts(id).await;
+    a.replicate_surely(id, 1, b).await;
+    fill(&root, 20, 30_000, &mut Dice(4));
+    a.replicate_surely(id, 1, b).await;
+    fs::write(root.join("never-sent"), "four").unwrap();
+    let to = |name: &str| Work::RollBack {
+        to: name.to_owned(),
+    };
+    let typo = refusal(ask::<Loss>(a, id, 1, to("mnday")).await);
+    assert!(typo.message.ends_with("did you mean 'monday'?"), "{typo}");
+    let old = refusal(ask::<Loss>(a, id, 0, to("monday")).await);
+    assert_eq!(old.code, ErrorCode::StaleEpoch);
+    let loss: Loss = ask(a, id, 1, to("monday")).await.unwrap();
+    assert!(loss.changes > 1 && loss.bytes > 4, "{loss:?}");
+    assert!(loss.paths.len() <= 20);
+    assert_same(&monday, &a.facts(id).await, "as on monday");
+    assert!(a.volumes.is_primary(id, Epoch(1)).await.unwrap());
+    let asides = a.volumes.asides();
+    assert_eq!(asides.len(), 1);
+    assert_eq!(Some(asides[0].key), loss.aside);
+    // The replica has what the primary has no more: it keeps that aside and goes on.
+    fs::write(a.path(id).await.join("after"), "x").unwrap();
+    let reply = a.replicate_surely(id, 1, b).await;
+    assert!(!reply.full, "from the common snapshot");
+    assert_same(&a.facts(id).await, &b.replica_facts(id).await, "afterwards");
+    for node in [a, b] {
+        for aside in node.volumes.asides() {
+            node.volumes.discard_aside(id, aside.key).await.unwrap();
+        }
+    }
+    ask::<()>(
+        a,
+        id,
+        1,
+        Work::DestroySnapshot {
+            name: "monday".to_owned(),
+        },
+    )
+    .await
+    .unwrap();
+    bed.is_made_good(a, b, id, 1).await;
+}
+
+/// All pieces of an archive.
+async fn archive(node: &Node, id: VolumeId, of: Option<&str>, since: Option<&str>) -> Vec<u8> {
+    let pieces = node.volumes.export(id, of, since).await.unwrap();
+    let pieces: Vec<_> = pieces.map(|piece| piece.unwrap().to_vec()).collect().await;
+    pieces.concat()
+}
+
+async fn take(
+    node: &Node,
+    id: VolumeId,
+    name: &str,
+    bytes: &[u8],
+) -> Result<VolumeStatus, ErrorBody> {
+    let pieces: Vec<_> = bytes
+        .chunks(50_000)
+        .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
+        .collect();
+    let pieces = futures_util::stream::iter(pieces);
+    let taken = node
+        .volumes
+        .import(id, name.parse().unwrap(), Epoch(1), pieces);
+    Ok(taken.await?)
+}
+
+pub async fn an_archive_is_the_volume_and_damage_is_found(bed: &mut Bed) {
+    let (a, b) = (&bed.a, &bed.b);
+    let id = a.create("notes").await;
+    fill(&a.path(id).await, 15, 20_000, &mut Dice(3));
+    snapshot(a, id, "monday").await.unwrap();
+    let monday = a.facts(id).await;
+    let whole = archive(a, id, Some("monday"), None).await;
+    fill(&a.path(id).await, 15, 20_000, &mut Dice(4));
+    snapshot(a, id, "tuesday").await.unwrap();
+    let tuesday = a.facts(id).await;
+    let more = archive(a, id, Some("tuesday"), Some("monday")).await;
+    assert!(
+        a.volumes
+            .export(id, Some("monday"), Some("tuesday"))
+            .await
+            .is_err()
+    );
+    // Cut at each tenth and just before its end, flipped at random places: refused, nothing left.
+    let mut dice = Dice(9);
+    let length = whole.len();
+    let cuts = (0..10)
+        .map(|tenth| length * tenth / 10)
+        .chain([length - 1, length - 40]);
+    let mut spoiled: Vec<_> = cuts.map(|end| whole[..end].to_vec()).collect();
+    for _ in 0..8 {
+        let mut bytes = whole.clone();
+        let at = usize::try_from(dice.roll(length as u64)).unwrap();
+        bytes[at] ^= 1 << dice.roll(8);
+        spoiled.push(bytes);
+    }
+    spoiled.push([whole.as_slice(), b"x"].concat());
+    let copy = VolumeId::random();
+    for bytes in spoiled {
+        refusal(take(b, copy, "copy", &bytes).await);
+        assert!(b.volumes.get(copy).await.is_err(), "nothing is left");
+    }
+    refusal(take(b, copy, "copy", &more).await);
+    take(b, copy, "copy", &whole).await.unwrap();
+    assert_same(&monday, &b.facts(copy).await, "as on monday");
+    let taken = refusal(take(b, VolumeId::random(), "copy", &whole).await);
+    assert_eq!(taken.code, ErrorCode::AlreadyExists);
+    let mut flipped = more.clone();
+    flipped[more.len() / 2] ^= 4;
+    refusal(take(b, copy, "copy", &flipped).await);
+    assert_same(&monday, &b.facts(copy).await, "still as on monday");
+    take(b, copy, "copy", &more).await.unwrap();
+    assert_same(&tuesday, &b.facts(copy).await, "as on tuesday");
+    refusal(take(b, copy, "copy", &more).await);
+    fs::write(b.path(copy).await.join("alive"), "x").unwrap();
+}
+
+pub async fn a_restore_brings_what_a_copy_has(bed: &mut Bed) {
+    let (a, b) = (&bed.a, &bed.b);
+    let id = a.create("notes").await;
+    fill(&a.path(id).await, 15, 20_000, &mut Dice(3));
+    a.replicate_surely(id, 1, b).await;
+    let good = a.facts(id).await;
+    let archived = archive(b, id, None, None).await;
+    fill(&a.path(id).await, 15, 20_000, &mut Dice(4));
+    let brought = VolumeId::random();
+    take(a, brought, "brought", &archived).await.unwrap();
+    let replace = Work::Replace { with: brought };
+    let status: VolumeStatus = ask(a, id, 1, replace).await.unwrap();
+    assert_eq!((status.id, status.name.as_str()), (id, "notes"));
+    assert_same(&good, &a.facts(id).await, "as the copy had it");
+    assert!(
+        a.volumes.get(brought).await.is_err(),
+        "it went up in the volume"
+    );
+    assert_eq!(a.volumes.asides().len(), 1, "what it was is kept");
+    fs::write(a.path(id).await.join("after"), "x").unwrap();
+    let reply = a.replicate_surely(id, 1, b).await;
+    assert!(!reply.full, "the copy goes on from what it gave");
+    assert_same(&a.facts(id).await, &b.replica_facts(id).await, "afterwards");
+}
+
+/// What an agent that was killed between the commands of a verb leaves, each the state after one
+/// of them: the next start undoes it, or finishes it.
+pub async fn a_start_finishes_or_undoes_what_was_begun(bed: &mut Bed) {
+    let a = &mut bed.a;
+    let id = a.create("notes").await;
+    fill(&a.path(id).await, 5, 5_000, &mut Dice(3));
+    snapshot(a, id, "monday").await.unwrap();
+    let gone = VolumeId::random();
+    leave_pieces(a, id, gone);
+    a.restart().await;
+    assert_eq!(
+        a.snapshots(id).await.len(),
+        1,
+        "{:?}",
+        a.snapshots(id).await
+    );
+    assert_eq!(a.volumes.list().await.unwrap().len(), 1);
+    if a.zfs() {
+        let parent = format!("{}/flocker", a.pool());
+        let text = run(
+            "zfs",
+            &[
+                "list",
+                "-H",
+                "-r",
+                "-o",
+                "name",
+                "-t",
+                "filesystem",
+                &parent,
+            ],
+        );
+        assert_eq!(text.lines().count(), 2, "{text}");
+    } else {
+        let volumes = a.place(id).parent().unwrap().to_owned();
+        assert_eq!(fs::read_dir(volumes).unwrap().count(), 1);
+    }
+}
+
+/// A clone whose snapshot was taken, a snapshot that is being read, an archive that arrives.
+fn leave_pieces(a: &Node, id: VolumeId, gone: VolumeId) {
+    if a.zfs() {
+        let (dataset, pool) = (a.dataset(id), a.pool().to_owned());
+        run("zfs", &["snapshot", &format!("{dataset}@clone-{gone}")]);
+        let monday = format!("{dataset}@op-monday");
+        for left in [format!("look.{gone}"), format!("{gone}.arriving")] {
+            let left = format!("{pool}/flocker/{left}");
+            run("zfs", &["clone", "-o", "mountpoint=none", &monday, &left]);
+        }
+    } else {
+        let volumes = a.place(id).parent().unwrap().to_owned();
+        fs::create_dir_all(volumes.join(format!("{gone}.making/data"))).unwrap();
+        let arriving = volumes.join(gone.to_string());
+        fs::create_dir_all(arriving.join("snapshots/x/tree")).unwrap();
+        fs::write(arriving.join("arriving.json"), "null").unwrap();
+    }
+}
+
+/// The same where a volume is to be replaced: as long as it is there nothing was begun; once it has
+/// been put aside the other one takes its place.
+pub async fn a_start_sees_a_restore_through_or_undoes_it(bed: &mut Bed) {
+    let a = &mut bed.a;
+    let id = a.create("notes").await;
+    fill(&a.path(id).await, 5, 5_000, &mut Dice(3));
+    snapshot(a, id, "monday").await.unwrap();
+    let whole = archive(a, id, Some("monday"), None).await;
+    let facts = a.facts(id).await;
+    let other = VolumeId::random();
+    take(a, other, "brought", &whole).await.unwrap();
+    let mark = |node: &Node| {
+        if node.zfs() {
+            let becomes = format!(
+                r#"flocker:becomes={{"id":"{id}","name":"notes","epoch":1,"size_bytes":null,"replication":null}}"#
+            );
+            run("zfs", &["set", &becomes, &node.dataset(other)]);
+        } else {
+            let record = node.place(id).join("volume.json");
+            fs::copy(record, node.place(other).join("becomes.json")).unwrap();
+        }
+    };
+    mark(a);
+    a.restart().await;
+    assert_eq!(a.volumes.list().await.unwrap().len(), 2, "it is undone");
+    mark(a);
+    if a.zfs() {
+        let (dataset, away) = (a.dataset(id), format!("{}/away", a.pool()));
+        run("zfs", &["unmount", &dataset]);
+        run("zfs", &["rename", &dataset, &away]);
+        run("zfs", &["unmount", &a.dataset(other)]);
+    } else {
+        fs::remove_dir_all(a.place(id)).unwrap();
+    }
+    a.restart().await;
+    assert!(a.volumes.get(other).await.is_err(), "it is finished");
+    a.volumes.promote(id, Epoch(1)).await.unwrap();
+    assert_same(&facts, &a.facts(id).await, "which was brought");
 }

@@ -1,6 +1,6 @@
 //! What can be typed about volumes. Help texts are in here.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 use flocker_api::{
@@ -18,7 +18,9 @@ const SAMPLE_OF: f64 = 1_000.0;
   flockerctl volume ls
   flockerctl volume create scratch --node n1 --size 10G --replicas n2 --interval 10s
   flockerctl volume snapshot notes before-upgrade
+  flockerctl volume rollback notes before-upgrade --stop-app
   flockerctl volume clone notes@before-upgrade notes-test
+  flockerctl volume send notes notes.flkvol
   flockerctl volume verify notes --whole
   flockerctl volume resolve notes
   flockerctl volume destroy scratch
@@ -78,8 +80,7 @@ storage writes the limit down and enforces nothing.")]
   flockerctl volume snapshot notes before-upgrade
   flockerctl volume snapshot notes
 
-No retention destroys it. It is on the primary's node: an increment goes from one snapshot of
-replication to the next and leaves out what lies between.")]
+No retention destroys it. Copies on other nodes get it with the next increment.")]
     Snapshot {
         /// The volume
         #[arg(value_name = "VOLUME")]
@@ -117,6 +118,53 @@ On ZFS it is there at once and shares what is the same; destroying either leaves
         #[arg(value_name = "NEW")]
         name: VolumeName,
     },
+    /// Make it what it was at a snapshot; what it was until now is kept aside
+    #[command(after_help = "Examples:
+  flockerctl volume rollback notes before-upgrade --preview
+  flockerctl volume rollback notes before-upgrade --stop-app
+
+Nothing is lost: what was written since, and the snapshots since, are kept aside on the node and
+listed by 'flockerctl volume show'. Replicas follow by an increment from the newest snapshot that
+both have; each keeps aside what it has beyond it.")]
+    Rollback {
+        /// The volume
+        #[arg(value_name = "VOLUME")]
+        name: VolumeName,
+        /// The snapshot
+        #[arg(value_name = "SNAPSHOT")]
+        snapshot: String,
+        /// Only say what it would take out: snapshots, bytes, paths
+        #[arg(long, conflicts_with = "stop_app")]
+        preview: bool,
+        /// Stop the app that uses it meanwhile, and start it again
+        #[arg(long)]
+        stop_app: bool,
+    },
+    /// Bring back what another node's copy has
+    #[command(after_help = "Examples:
+  flockerctl volume restore notes --from n2 --stop-app
+  flockerctl volume restore notes@monday --from n2 --as notes-monday
+
+Without --as the volume itself becomes what the copy has, and what it was until now is kept aside.
+Where the primary has the snapshot itself nothing is sent.")]
+    Restore {
+        /// The volume, and after @ the snapshot; the newest if none is given
+        #[arg(value_name = "VOLUME[@SNAPSHOT]", value_parser = source)]
+        from: Source,
+        /// The node whose copy it is
+        #[arg(long = "from", value_name = "NODE")]
+        node: NodeName,
+        /// Make a volume of its own of it
+        #[arg(long = "as", value_name = "NEW", conflicts_with = "stop_app")]
+        rename: Option<VolumeName>,
+        /// Stop the app that uses it meanwhile, and start it again
+        #[arg(long)]
+        stop_app: bool,
+    },
+    /// Write it to a file or a pipe
+    Send(Send),
+    /// Make one of what 'send' wrote
+    Receive(Receive),
     /// Compare the content of primary and replica at their newest common snapshot
     #[command(after_help = "Examples:
   flockerctl volume verify notes
@@ -221,6 +269,49 @@ pub(crate) struct Create {
     #[arg(long, value_parser = duration, default_value = "10s", value_name = "DURATION",
         requires = "replicas")]
     pub(crate) interval: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flockerctl volume send notes notes.flkvol
+  flockerctl volume send notes@monday --node n2 | zstd > monday.zst
+  flockerctl volume send notes@tuesday --since monday tuesday.flkvol
+
+The archive has checksums throughout and says where it ends: one that is cut off or damaged is
+refused by 'receive'.")]
+pub(crate) struct Send {
+    /// The volume, and after @ the snapshot; without one, what is in it now
+    #[arg(value_name = "VOLUME[@SNAPSHOT]", value_parser = source)]
+    pub(crate) from: Source,
+    /// The file; - is the standard output
+    #[arg(default_value = "-", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only what was written since this snapshot
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub(crate) since: Option<String>,
+    /// The node whose copy is sent; the primary's if none is given
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeName>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flockerctl volume receive copy notes.flkvol --node n2
+  zstd -d < monday.zst | flockerctl volume receive copy --node n2
+  flockerctl volume receive copy tuesday.flkvol
+
+The volume is there once the archive was read to its end and found whole. An archive made with
+--since goes into the volume that was received before, where that is as it was.")]
+pub(crate) struct Receive {
+    /// Name of the volume
+    #[arg(value_name = "VOLUME")]
+    pub(crate) name: VolumeName,
+    /// The file; - is the standard input
+    #[arg(default_value = "-", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The node of a new volume
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeName>,
 }
 
 /// A limit, or that there is none.

@@ -4,11 +4,15 @@
 //! | module | duty |
 //! | --- | --- |
 //! | `errands` | jobs of control itself |
+//! | `turn` | rollback and restore |
+//! | `archive` | archives, passed on |
 //! | `verify` | compares two copies |
 //! | `keeper` | what goes on by itself: copies of volumes that belong to no app, the trash |
 
+pub(crate) mod archive;
 pub(crate) mod errands;
 mod keeper;
+mod turn;
 mod verify;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -20,7 +24,7 @@ use flocker_api::{
     volume::{Epoch, Role, VolumeStatus},
     work::{
         GRACE_MS_MAX, JobRequest, JobState, JobStatus, NewVolume, NodeJob, OnNode, SnapshotDetail,
-        Trashed, VolumeCopy, VolumeReport, VolumeRequest, VolumeVerb, Work,
+        Trashed, VolumeCopy, VolumeReport, VolumeRequest, VolumeVerb, Work, called, is_named,
     },
 };
 use futures_util::future::join_all;
@@ -34,6 +38,8 @@ use crate::{
         volumes::{self, Known, VolumeRecord, find, find_trashed, meant},
     },
 };
+
+use errands::Errand;
 
 pub(super) use keeper::run as keep;
 
@@ -186,7 +192,7 @@ impl Control {
     /// # Errors
     /// When there is no such volume, somebody is in the way, or an agent refuses.
     pub async fn volume_work(
-        &self,
+        self: &Arc<Self>,
         name: &VolumeName,
         request: VolumeRequest,
     ) -> Result<Vec<NodeJob>, Refusal> {
@@ -216,6 +222,23 @@ impl Control {
                 self.destroy_snapshot(&known, &name, &by).await?
             }
             VolumeVerb::Destroy { grace_ms } => self.destroy(&known, grace_ms, &by).await?,
+            VolumeVerb::RollBack { to, stop_app } => {
+                vec![self.roll_back(&known, to, stop_app, &by).await?]
+            }
+            VolumeVerb::Restore {
+                from,
+                snapshot,
+                name,
+                stop_app,
+            } => {
+                let restore = turn::Restore {
+                    from,
+                    snapshot,
+                    name,
+                    stop_app,
+                };
+                vec![self.restore(&known, restore, &by).await?]
+            }
             VolumeVerb::Verify { replica, sample } => {
                 vec![self.verify(&known, replica, sample, &by).await?]
             }
@@ -325,9 +348,8 @@ impl Control {
     ) -> Result<Vec<NodeJob>, Refusal> {
         let copies = self.report_volume(known.clone()).copies;
         let snapshots = copies.iter().flat_map(|copy| &copy.volume.snapshots);
-        let mut names = snapshots.map(|snapshot| snapshot.name.as_str());
-        if !names.clone().any(|known| known == name) {
-            let hint = meant(name, &mut names);
+        if !snapshots.clone().any(|snapshot| is_named(snapshot, name)) {
+            let hint = meant(name, snapshots.map(|snapshot| called(&snapshot.name)));
             let hint = hint.map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
             let message = format!("volume '{}' has no snapshot '{name}'{hint}", known.name);
             return Err(Refusal::Agent(ErrorBody::new(ErrorCode::NotFound, message)));

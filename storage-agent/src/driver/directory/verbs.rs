@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Directory, Places, Record, files::make_dir, names, tree, write_json};
+use super::{Directory, Places, Record, files::make_dir, names, read_json, tree, write_json};
 use crate::{
     driver::storage::{LocalCopy, Peek},
     error::VolumeError,
@@ -20,6 +20,10 @@ use flocker_api::{
 
 /// Ends the name of a clone that is not complete.
 const MAKING: &str = ".making";
+/// In a directory that is no volume yet.
+const ARRIVING: &str = "arriving.json";
+/// The record of the volume that a directory is about to become.
+const BECOMES: &str = "becomes.json";
 
 fn rename(from: &Path, to: &Path) -> Result<(), VolumeError> {
     let what = || format!("cannot rename {} to {}", from.display(), to.display());
@@ -31,12 +35,46 @@ impl Places {
         self.volumes().join(format!("{id}{ending}"))
     }
 
+    /// What is to become a volume does so where that has been put aside; where not, nothing was
+    /// begun with it.
+    fn finish_becoming(&self, place: &Path) -> Result<(), VolumeError> {
+        let mark = place.join(BECOMES);
+        let Some(record) = read_json::<Record>(&mark)? else {
+            return Ok(());
+        };
+        let volume = self.volume(record.id);
+        if place != volume {
+            if volume.exists() {
+                tracing::warn!(volume = %record.id, "it was to be replaced; that is undone");
+                return tree::remove(&mark);
+            }
+            rename(place, &volume)?;
+        }
+        let newest = self.snapshots(record.id)?.pop();
+        let mut now = record;
+        if let Some(newest) = newest {
+            self.write(&now)?;
+            self.prepare_data(&mut now, &newest)?;
+            // Its app writes to it from here on.
+            now.data_is = None;
+        }
+        self.write(&now)?;
+        tree::remove(&volume.join(BECOMES))
+    }
+
     pub(super) fn recover_verbs(&self) -> Result<(), VolumeError> {
         for name in names(&self.volumes())? {
             let place = self.volumes().join(&name);
             if name.ends_with(MAKING) {
                 tree::remove(&place)?;
+                continue;
             }
+            if place.join(ARRIVING).exists() {
+                tree::remove(&place.join("volume.json"))?;
+                tree::remove(&place)?;
+                continue;
+            }
+            self.finish_becoming(&place)?;
         }
         Ok(())
     }
@@ -127,6 +165,79 @@ impl Directory {
         self.change(copy.id, move |record| {
             record.trash = trash;
             record.name = name;
+        })
+        .await
+    }
+
+    /// Writes down that a directory is about to become a volume, with all that is set of that.
+    pub(crate) async fn will_become(
+        &self,
+        with: &LocalCopy,
+        volume: &LocalCopy,
+    ) -> Result<(), VolumeError> {
+        let (with, volume) = (with.id, volume.id);
+        self.work(move |places| {
+            let (coming, was) = (places.record(with)?, places.record(volume)?);
+            let record = Record {
+                next: coming.next,
+                data_is: None,
+                acknowledged: Vec::new(),
+                ..was
+            };
+            write_json(&places.volume(with).join(BECOMES), &record)
+        })
+        .await
+    }
+
+    pub(crate) async fn refresh(&self, id: VolumeId) -> Result<(), VolumeError> {
+        self.work(move |places| {
+            let mut record = places.record(id)?;
+            if let Some(newest) = places.snapshots(id)?.pop() {
+                places.prepare_data(&mut record, &newest)?;
+                // Its app writes to it from here on.
+                record.data_is = None;
+                places.write(&record)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn rewind(&self, copy: &LocalCopy, to: &str) -> Result<(), VolumeError> {
+        let (id, to) = (copy.id, to.to_owned());
+        self.work(move |places| {
+            let snapshots = places.snapshots(id)?;
+            let newer = snapshots.iter().rev().take_while(|s| s.name != to);
+            for snapshot in newer {
+                let place = places.snapshot(id, &snapshot.name);
+                tree::remove(&place.join("snapshot.json"))?;
+                tree::remove(&place)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A mark that this is no volume yet.
+    pub(crate) async fn expect_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        self.work(move |places| {
+            places.make(id)?;
+            write_json(&places.volume(id).join(ARRIVING), &())
+        })
+        .await
+    }
+
+    /// What has arrived becomes a volume.
+    pub(crate) async fn settle_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        self.work(move |places| tree::remove(&places.volume(id).join(ARRIVING)))
+            .await
+    }
+
+    /// What has arrived goes, be it a volume already.
+    pub(crate) async fn drop_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        self.work(move |places| {
+            tree::remove(&places.volume(id).join("volume.json"))?;
+            tree::remove(&places.volume(id))
         })
         .await
     }

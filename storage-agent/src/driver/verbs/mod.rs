@@ -4,11 +4,13 @@
 //! | module | duty |
 //! | --- | --- |
 //! | `simple` | snapshots, limits, clones |
-//! | `turn` | what a rollback would lose |
+//! | `turn` | rollback and restore, and what they would lose |
+//! | `archive` | volumes to a file or a pipe, and back |
 //! | `trash` | destruction with a grace |
 //! | `scan` | a tree of files as sums |
 //! | `digest` | what is in a snapshot, read at low priority |
 
+pub(crate) mod archive;
 mod digest;
 mod scan;
 mod simple;
@@ -34,6 +36,11 @@ pub(crate) async fn run(
     let (id, epoch) = (request.volume, request.epoch);
     match request.work {
         Work::Clone { .. } => containers.fence().permit()?,
+        Work::RollBack { .. } | Work::Replace { .. } => {
+            containers.fence().permit()?;
+            let work = volumes.carry_out(request, &job);
+            return containers.without_users(id, epoch, work).await;
+        }
         Work::Trash { .. } | Work::Destroy => {
             let work = volumes.carry_out(request, &job);
             return containers.without_users(id, epoch, work).await;
@@ -68,6 +75,8 @@ impl Volumes {
                 value(cloned.await?)
             }
             Work::Preview { to } => value(self.preview(id, epoch, &to, job).await?),
+            Work::RollBack { to } => value(self.turn_back(id, epoch, &to, job).await?),
+            Work::Replace { with } => value(self.replace(id, epoch, with, job).await?),
             Work::Trash { grace_ms } => value(self.trash(id, epoch, grace_ms, job).await?),
             Work::Undelete { name } => value(self.undelete(id, epoch, name).await?),
             Work::Destroy => value(self.purge(id, epoch).await?),

@@ -4,13 +4,13 @@ use flocker_api::{
     agent::CreateVolume,
     name::{SnapshotName, VolumeId, VolumeName},
     volume::{Epoch, Role, Snapshot, VolumeStatus},
-    work::SnapshotDetail,
+    work::{OPERATORS, SnapshotDetail},
 };
 
 use crate::{
     driver::volumes::{Volumes, fresh, primary},
     error::VolumeError,
-    logic::verbs::{check_free_name, clone_label, find_snapshot},
+    logic::verbs::{clone_label, find_snapshot},
 };
 
 impl Volumes {
@@ -21,21 +21,21 @@ impl Volumes {
         epoch: Epoch,
         name: &SnapshotName,
     ) -> Result<Snapshot, VolumeError> {
-        check_free_name(name.as_str())?;
         let entry = self.entry(id);
         let _lock = entry.lock.lock().await;
         let copy = self.copy(id).await?;
         primary(&copy, epoch)?;
-        if copy.snapshots.iter().any(|s| s.name == name.as_str()) {
+        let named = format!("{OPERATORS}{name}");
+        if copy.snapshots.iter().any(|s| s.name == named) {
             return Err(VolumeError::SnapshotExists {
                 id,
                 name: name.to_string(),
             });
         }
         entry.forget();
-        self.storage().snapshot(id, name.as_str(), epoch).await?;
+        self.storage().snapshot(id, &named, epoch).await?;
         self.touched(id);
-        self.storage().find_snapshot(id, name.as_str()).await
+        self.storage().find_snapshot(id, &named).await
     }
 
     /// Destroys a snapshot; none of this name is success. The one from which a peer's next

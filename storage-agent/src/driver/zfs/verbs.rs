@@ -8,13 +8,14 @@
 use flocker_api::{
     agent::CreateVolume,
     name::{VolumeId, VolumeName},
-    volume::{Role, Snapshot},
+    replication::SetReplication,
+    volume::{Epoch, Role, Snapshot},
     work::{SnapshotDetail, Trash},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Zfs,
+    Receiving, Zfs,
     command::CommandError,
     parse::{self, Failure},
     patience::zfs_patiently,
@@ -28,6 +29,18 @@ use crate::{
 
 /// Begins the name of what is being read.
 const LOOK: &str = "look.";
+/// Ends the name of what is no volume yet.
+const ARRIVING: &str = ".arriving";
+
+/// `flocker:becomes`: the volume that a dataset is about to become.
+#[derive(Debug, Serialize, Deserialize)]
+struct Becomes {
+    id: VolumeId,
+    name: VolumeName,
+    epoch: Epoch,
+    size_bytes: Option<u64>,
+    replication: Option<SetReplication>,
+}
 
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("records have string keys and no failing serializer")
@@ -122,6 +135,93 @@ impl Zfs {
         )
     }
 
+    /// Writes down that a dataset is about to become a volume, with all that is set of that.
+    pub(crate) async fn will_become(
+        &self,
+        with: &LocalCopy,
+        volume: &LocalCopy,
+    ) -> Result<(), VolumeError> {
+        let becomes = Becomes {
+            id: volume.id,
+            name: volume.name.clone(),
+            epoch: volume.epoch,
+            size_bytes: volume.size_bytes,
+            replication: volume.replication.clone(),
+        };
+        self.set(with.id, "flocker:becomes", &json(&becomes)).await
+    }
+
+    /// Datasets that are to become volumes do so, where these have been put aside; where not,
+    /// nothing was begun with them.
+    async fn finish_becoming(&self) -> Result<(), VolumeError> {
+        let columns = ["get", "-Hp", "-r", "-o", "name,property,value,source"];
+        let text = zfs(&[&columns[..], &["type,flocker:becomes", &self.parent]].concat()).await?;
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split('\t').collect())
+            .collect();
+        let is_there = |dataset: &str| lines.iter().any(|line| line.first() == Some(&dataset));
+        for line in &lines {
+            let [dataset, "flocker:becomes", value, "local"] = line[..] else {
+                continue;
+            };
+            let Ok(becomes) = serde_json::from_str::<Becomes>(value) else {
+                continue;
+            };
+            let volume = self.dataset(becomes.id);
+            if dataset != volume && is_there(&volume) {
+                tracing::warn!(volume = %becomes.id, "it was to be replaced; that is undone");
+                zfs(&["inherit", "flocker:becomes", dataset]).await?;
+                continue;
+            }
+            if dataset != volume {
+                zfs_patiently(&["rename", dataset, &volume]).await?;
+            }
+            let size = becomes.size_bytes;
+            let size = size.map_or_else(|| "none".to_owned(), |bytes| bytes.to_string());
+            let id = becomes.id;
+            self.set(id, "flocker:name", becomes.name.as_str()).await?;
+            self.set(id, "mountpoint", &self.mount_point(&becomes.name))
+                .await?;
+            self.set(id, "refquota", &size).await?;
+            self.set_replication(id, becomes.replication.as_ref())
+                .await?;
+            let state = parse::state(Role::Primary, becomes.epoch, None);
+            self.set(id, "flocker:state", &state).await?;
+            zfs(&["inherit", "flocker:becomes", &volume]).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn rewind(&self, copy: &LocalCopy, to: &str) -> Result<(), VolumeError> {
+        let snapshot = format!("{}@{to}", self.dataset(copy.id));
+        zfs_patiently(&["rollback", "-r", &snapshot]).await?;
+        Ok(())
+    }
+
+    /// A stream into a dataset that is no volume yet.
+    pub(crate) fn receive_new(&self, id: VolumeId) -> Result<Receiving, VolumeError> {
+        if self.capabilities.encrypted {
+            return Err(VolumeError::Encrypted(id));
+        }
+        let dataset = format!("{}{ARRIVING}", self.dataset(id));
+        Receiving::spawn(&["receive", "-u", &dataset])
+    }
+
+    /// What has arrived becomes a volume.
+    pub(crate) async fn settle_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        let dataset = self.dataset(id);
+        zfs_patiently(&["rename", &format!("{dataset}{ARRIVING}"), &dataset]).await?;
+        Ok(())
+    }
+
+    /// What has arrived goes, be it a volume already.
+    pub(crate) async fn drop_new(&self, id: VolumeId) -> Result<(), VolumeError> {
+        let dataset = self.dataset(id);
+        self.drop_dataset(&format!("{dataset}{ARRIVING}")).await?;
+        self.drop_dataset(&dataset).await
+    }
+
     pub(crate) async fn peek(&self, id: VolumeId, snapshot: &str) -> Result<Peek, VolumeError> {
         let token = VolumeId::random();
         let dataset = format!("{}/{LOOK}{token}", self.parent);
@@ -172,9 +272,11 @@ impl Zfs {
         ])
         .await?;
         let prefix = format!("{}/{LOOK}", self.parent);
-        for dataset in text.lines().filter(|name| name.starts_with(&prefix)) {
+        let left = |name: &&str| name.starts_with(&prefix) || name.ends_with(ARRIVING);
+        for dataset in text.lines().filter(left) {
             self.drop_dataset(dataset).await?;
         }
+        self.finish_becoming().await?;
         self.drop_orphans().await
     }
 

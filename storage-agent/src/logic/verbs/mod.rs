@@ -6,13 +6,13 @@
 
 pub mod clone_label;
 
-use flocker_api::{name::VolumeId, volume::Snapshot};
+use flocker_api::{
+    name::{SnapshotName, VolumeId},
+    volume::Snapshot,
+    work::{OPERATORS, called, is_named},
+};
 
-use super::label::Label;
 use crate::error::VolumeError;
-
-/// Begins the names that agents give to snapshots.
-pub const RESERVED: [&str; 2] = ["flocker-", "clone-"];
 
 /// Most edits by which a name that was typed may differ from the one that was meant.
 const EDITS_MAX: usize = 3;
@@ -27,13 +27,11 @@ pub fn find_snapshot<'a>(
     name: &str,
 ) -> Result<&'a Snapshot, VolumeError> {
     let wanted = name.strip_prefix('@').unwrap_or(name);
-    let found = snapshots
-        .iter()
-        .find(|s| s.name == wanted || s.guid.to_string() == wanted);
+    let found = snapshots.iter().find(|s| is_named(s, wanted));
     found.ok_or_else(|| VolumeError::NoSnapshot {
         id,
         name: wanted.to_owned(),
-        meant: meant(wanted, snapshots.iter().map(|s| s.name.as_str())),
+        meant: meant(wanted, snapshots.iter().map(|s| called(&s.name))),
     })
 }
 
@@ -46,27 +44,11 @@ pub fn meant<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<S
     (edits <= EDITS_MAX.min(wanted.len().div_ceil(2))).then(|| name.to_owned())
 }
 
-/// Refuses the names that agents use themselves.
-///
-/// # Errors
-/// Says which beginnings are taken.
-pub fn check_free_name(name: &str) -> Result<(), VolumeError> {
-    if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
-        return Err(VolumeError::Refusal(format!(
-            "snapshot name '{name}' begins with '{}', which is for snapshots that agents take themselves",
-            RESERVED
-                .iter()
-                .find(|r| name.starts_with(**r))
-                .unwrap_or(&"")
-        )));
-    }
-    Ok(())
-}
-
 /// Whether an operator took it: no retention destroys it, and replicas get it too.
 #[must_use]
-pub fn is_operators(snapshot: &Snapshot) -> bool {
-    snapshot.name.parse::<Label>().is_err() && clone_label::volume(&snapshot.name).is_none()
+pub fn is_operators(snapshot: &str) -> bool {
+    let name = snapshot.strip_prefix(OPERATORS);
+    name.is_some_and(|name| name.parse::<SnapshotName>().is_ok())
 }
 
 #[cfg(test)]
@@ -76,7 +58,7 @@ mod tests {
     use super::*;
 
     fn snapshots() -> Vec<Snapshot> {
-        ["before-upgrade", "flocker-1-77", "monday"]
+        ["op-before-upgrade", "flocker-1-77", "op-monday"]
             .iter()
             .zip(1..)
             .map(|(name, n)| Snapshot {
@@ -90,7 +72,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_found_by_name_or_guid_and_the_near_one_is_proposed() {
         let (id, all) = (VolumeId::random(), snapshots());
-        for name in ["monday", "@monday", "0000000000000003"] {
+        for name in ["monday", "@monday", "op-monday", "0000000000000003"] {
             assert_eq!(find_snapshot(id, &all, name).unwrap().guid, Guid(3));
         }
         let text = |name| find_snapshot(id, &all, name).unwrap_err().to_string();
@@ -100,10 +82,15 @@ mod tests {
     }
 
     #[test]
-    fn names_of_agents_are_theirs() {
-        assert!(check_free_name("flocker-1-2").is_err());
-        assert!(check_free_name("before-flocker-1").is_ok());
-        let operators: Vec<_> = snapshots().into_iter().filter(is_operators).collect();
-        assert_eq!(operators.len(), 2);
+    fn what_operators_took_is_told_by_its_name() {
+        for (name, theirs) in [
+            ("op-monday", true),
+            ("monday", false),
+            ("flocker-1-77", false),
+            ("op-", false),
+            ("op-../x", false),
+        ] {
+            assert_eq!(is_operators(name), theirs, "{name}");
+        }
     }
 }

@@ -200,7 +200,7 @@ pub fn data_header(payload: &[u8]) -> [u8; HEADER_BYTES] {
     header(DATA, payload)
 }
 
-fn header(kind: u8, payload: &[u8]) -> [u8; HEADER_BYTES] {
+pub(super) fn header(kind: u8, payload: &[u8]) -> [u8; HEADER_BYTES] {
     assert!(
         payload.len() <= PAYLOAD_BYTES_MAX,
         "payloads are bounded by whoever makes them"
@@ -246,6 +246,14 @@ pub fn encode(frame: &Frame, out: &mut BytesMut) {
 /// # Errors
 /// When the bytes are damaged or no frame of ours. The connection is of no use afterwards.
 pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
+    match take(buffer)? {
+        Some((kind, payload)) => frame(kind, payload).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Takes the type and the payload of the first frame, once all of it is there.
+pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<(u8, Bytes)>, WireError> {
     let Some((head, _)) = buffer.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
@@ -269,7 +277,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
     if crc32fast::hash(&payload) != crc {
         return Err(WireError::Payload);
     }
-    frame(kind, payload).map(Some)
+    Ok(Some((kind, payload)))
 }
 
 fn frame(kind: u8, payload: Bytes) -> Result<Frame, WireError> {

@@ -21,6 +21,7 @@ pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod transfer;
 pub(crate) mod volume;
+mod volume_archive;
 mod volume_show;
 mod volume_work;
 pub(crate) mod watch;

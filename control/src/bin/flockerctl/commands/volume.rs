@@ -11,7 +11,7 @@ use flocker_api::{
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Cli, DEADLINE, aside, jobs, volume_show, volume_work as work};
+use super::{Cli, DEADLINE, aside, jobs, volume_archive, volume_show, volume_work as work};
 use crate::{
     args_volume::{Volume, VolumeVerb},
     failure::{Failure, Verdict},
@@ -78,6 +78,28 @@ async fn change(cli: &Cli<'_>, verb: &VolumeVerb) -> Result<Verdict, Failure> {
             work::remove_snapshot(cli, name, snapshot).await
         }
         VolumeVerb::Clone { from, name } => work::clone(cli, from, name).await,
+        VolumeVerb::Rollback {
+            name,
+            snapshot,
+            preview,
+            stop_app,
+        } => work::roll_back(cli, name, snapshot, *preview, *stop_app).await,
+        VolumeVerb::Restore {
+            from,
+            node,
+            rename,
+            stop_app,
+        } => {
+            let verb = flocker_api::work::VolumeVerb::Restore {
+                from: node.clone(),
+                snapshot: from.snapshot.clone(),
+                name: rename.clone(),
+                stop_app: *stop_app,
+            };
+            work::restore(cli, &from.volume, rename.as_ref(), verb).await
+        }
+        VolumeVerb::Send(args) => volume_archive::send(cli, args).await,
+        VolumeVerb::Receive(args) => volume_archive::receive(cli, args).await,
         VolumeVerb::Verify {
             name,
             replica,

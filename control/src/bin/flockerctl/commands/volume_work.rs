@@ -7,7 +7,7 @@ use flocker_api::{
     name::{SnapshotName, VolumeName},
     replication::{Keep, ReplicationPolicy},
     work::{
-        Comparison, NewVolume, NodeJob, OnNode, SnapshotDetail, Trashed, VolumeReport,
+        Comparison, Loss, NewVolume, NodeJob, OnNode, SnapshotDetail, Trashed, VolumeReport,
         VolumeRequest, VolumeVerb,
     },
 };
@@ -180,6 +180,66 @@ pub(crate) async fn clone(
     let node = jobs.first().map(|job| job.node.to_string());
     let line = format!("{name} is on {}", node.unwrap_or_default());
     tell(cli, &jobs, &line)
+}
+
+/// `flockerctl volume rollback`
+pub(crate) async fn roll_back(
+    cli: &Cli<'_>,
+    name: &VolumeName,
+    to: &str,
+    preview: bool,
+    stop_app: bool,
+) -> Result<Verdict, Failure> {
+    let to = to.strip_prefix('@').unwrap_or(to).to_owned();
+    let verb = match preview {
+        true => VolumeVerb::Preview { to },
+        false => VolumeVerb::RollBack { to, stop_app },
+    };
+    let jobs = ask(cli, name, verb).await?;
+    let Some(loss) = result::<Loss>(&jobs) else {
+        return Ok(Verdict::Failed);
+    };
+    if cli.out.json {
+        cli.out.json(&loss)?;
+        return Ok(Verdict::Done);
+    }
+    cli.out.text(&lost(name, &loss, preview))?;
+    Ok(Verdict::Done)
+}
+
+/// What a rollback takes out, or took out.
+fn lost(name: &VolumeName, loss: &Loss, preview: bool) -> String {
+    let verb = if preview { "would go" } else { "went" };
+    let mut text = format!(
+        "{name} {verb} back to {}: {} of {} differ, {} since\n",
+        loss.to.name,
+        human::plural(usize::try_from(loss.changes).unwrap_or(usize::MAX), "path"),
+        human::bytes(loss.bytes),
+        human::plural(loss.snapshots.len(), "snapshot"),
+    );
+    for path in &loss.paths {
+        text.push_str(&format!("  {path}\n"));
+    }
+    let more = loss.changes.saturating_sub(loss.paths.len() as u64);
+    if more > 0 {
+        text.push_str(&format!("  and {} more\n", human::count(more)));
+    }
+    if let Some(aside) = &loss.aside {
+        text.push_str(&format!("what it was is kept aside as {aside}\n"));
+    }
+    text
+}
+
+/// `flockerctl volume restore`
+pub(crate) async fn restore(
+    cli: &Cli<'_>,
+    name: &VolumeName,
+    rename: Option<&VolumeName>,
+    verb: VolumeVerb,
+) -> Result<Verdict, Failure> {
+    let jobs = ask(cli, name, verb).await?;
+    let what = rename.unwrap_or(name);
+    tell(cli, &jobs, &format!("{what} is restored"))
 }
 
 /// `flockerctl volume verify`
