@@ -385,7 +385,6 @@ pub enum VolumeVerb {
 
 /// Asks control to do something with a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VolumeRequest {
     /// Who wants it.
     #[serde(default)]
