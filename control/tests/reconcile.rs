@@ -368,12 +368,13 @@ async fn a_change_in_place_holds_requests_and_fails_none() {
     };
     deploy(&control, "notes:2", "n1").await;
     serves(&cluster, &control, "notes:2", "n1").await;
-    let inner = cluster.world.lock();
-    assert_eq!(inner.failed, failed, "a request failed");
-    assert!(inner.released > released, "nobody was held");
-    let paused = |edge: &world::Edge| edge.routes.values().any(|entry| entry.paused.is_some());
-    assert!(!inner.edges.values().any(paused), "a gate is still paused");
-    drop(inner);
+    {
+        let inner = cluster.world.lock();
+        assert_eq!(inner.failed, failed, "a request failed");
+        assert!(inner.released > released, "nobody was held");
+        let paused = |edge: &world::Edge| edge.routes.values().any(|entry| entry.paused.is_some());
+        assert!(!inner.edges.values().any(paused), "a gate is still paused");
+    }
     control.stop().await;
 }
 

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use flocker_api::{
     agent::{FencePhase, LeasePolicy, LeaseRequest},
     container::{ContainerSpec, ContainerState, Link, Mount, StopPolicy},
-    logs::{LogQuery, LogStream},
+    logs::{LogLine, LogQuery, LogStream},
     name::{AppName, VolumeId},
     volume::Epoch,
 };
@@ -461,6 +461,45 @@ async fn the_fence_kills_containers_and_has_proof_of_it() -> Result<()> {
     Ok(runtime.remove(app).await?)
 }
 
+/// The first lines of an app's log, when there are so many.
+async fn lines_of(runtime: &Runtime, app: &AppName, count: usize) -> Result<Vec<LogLine>> {
+    let bounds = LogBounds {
+        lines: 100,
+        bytes: 1 << 20,
+    };
+    let mut query = LogQuery {
+        wait_ms: 20_000,
+        ..LogQuery::default()
+    };
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        let reply = runtime.logs(app, &query, bounds).await?;
+        ensure!(!reply.lines.is_empty(), "{lines:?}");
+        query.after = reply.cursor;
+        lines.extend(reply.lines);
+    }
+    Ok(lines)
+}
+
+/// What was declared of the app `full` stands in the engine.
+fn limits_are_the_engines(engine: &Engine) -> Result<()> {
+    let inspected = engine
+        .docker(&["inspect", "flocker-full"])
+        .stdout(Stdio::piped())
+        .output()?;
+    let all: serde_json::Value = serde_json::from_slice(&inspected.stdout)?;
+    let host = &all[0]["HostConfig"];
+    assert_eq!(host["NanoCpus"], 1_500_000_000_u64);
+    assert_eq!(host["PidsLimit"], 64);
+    assert_eq!(host["Memory"], 64 << 20);
+    assert_eq!(
+        host["RestartPolicy"]["Name"], "no",
+        "restarts are the agent's"
+    );
+    assert_eq!(all[0]["Config"]["Labels"]["tier"], "front");
+    Ok(())
+}
+
 /// What Compose files say of a container arrives in it, and what it writes can be asked for.
 #[tokio::test]
 async fn a_container_is_what_its_specification_says() -> Result<()> {
@@ -490,21 +529,7 @@ async fn a_container_is_what_its_specification_says() -> Result<()> {
     let app = spec.app.clone();
     runtime.create(&made).await?;
     runtime.start(&app).await?;
-    let bounds = LogBounds {
-        lines: 100,
-        bytes: 1 << 20,
-    };
-    let mut query = LogQuery {
-        wait_ms: 20_000,
-        ..LogQuery::default()
-    };
-    let mut lines = Vec::new();
-    while lines.len() < 4 {
-        let reply = runtime.logs(&app, &query, bounds).await?;
-        ensure!(!reply.lines.is_empty(), "{lines:?}");
-        query.after = reply.cursor;
-        lines.extend(reply.lines);
-    }
+    let lines = lines_of(&runtime, &app, 4).await?;
     let of = |stream| {
         let lines = lines.iter().filter(move |line| line.stream == Some(stream));
         lines.map(|line| line.text.clone()).collect::<Vec<_>>()
@@ -519,20 +544,7 @@ async fn a_container_is_what_its_specification_says() -> Result<()> {
     assert_eq!(of(LogStream::Stderr), ["wrong"]);
     assert!(lines.iter().all(|line| line.at_ms.is_some()));
 
-    let inspected = engine
-        .docker(&["inspect", "flocker-full"])
-        .stdout(Stdio::piped())
-        .output()?;
-    let all: serde_json::Value = serde_json::from_slice(&inspected.stdout)?;
-    let host = &all[0]["HostConfig"];
-    assert_eq!(host["NanoCpus"], 1_500_000_000_u64);
-    assert_eq!(host["PidsLimit"], 64);
-    assert_eq!(host["Memory"], 64 << 20);
-    assert_eq!(
-        host["RestartPolicy"]["Name"], "no",
-        "restarts are the agent's"
-    );
-    assert_eq!(all[0]["Config"]["Labels"]["tier"], "front");
+    limits_are_the_engines(&engine)?;
 
     // An image that is nowhere: which, where, and that no registry gave it.
     let error = runtime
