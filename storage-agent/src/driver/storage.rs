@@ -2,6 +2,9 @@
 //!
 //! A storage does what it is told, under a lock that its caller holds per volume; who may do
 //! what, and when, is decided above it.
+//!
+//! It is long because the whole seam is in one place: a short method for each thing that a storage
+//! does.
 
 use std::path::PathBuf;
 
