@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     bed::{Bed, Dice, Node, fill},
-    pools::run,
+    pools::{attempt, run, until},
     tree::assert_same,
 };
 
@@ -519,7 +519,10 @@ pub async fn a_start_sees_a_restore_through_or_undoes_it(bed: &mut Bed) {
     if a.zfs() {
         let (dataset, away) = (a.dataset(id), format!("{}/away", a.pool()));
         run("zfs", &["unmount", &dataset]);
-        run("zfs", &["rename", &dataset, &away]);
+        // The unmount may still go on.
+        until("it is moved away", || {
+            attempt("zfs", &["rename", &dataset, &away])
+        });
         run("zfs", &["unmount", &a.dataset(other)]);
     } else {
         fs::remove_dir_all(a.place(id)).unwrap();

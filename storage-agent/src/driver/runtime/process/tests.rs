@@ -223,10 +223,14 @@ async fn what_ended_while_no_agent_ran_is_not_taken_for_running() {
 
     let runtime = bed.open();
     let state = found(&runtime, &app).await.state;
+    // The first runtime's watch lives in this process too, and may have seen the end.
     let unknown = ContainerState::Exited {
         code: container::EXIT_UNKNOWN,
     };
-    assert_eq!(state, unknown);
+    let seen = ContainerState::Exited {
+        code: i64::from(128 + Signal::KILL.as_raw()),
+    };
+    assert!(state == unknown || state == seen, "{state:?}");
     // The same id with another start is another process: here, this very test.
     drop(runtime);
     let mut record = Record::read(&bed.path("state/app")).unwrap();
