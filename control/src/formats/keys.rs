@@ -1,7 +1,7 @@
 //! Every key of every format, in one place: what a mapping may hold, and what it may not
 //! although people know it from elsewhere, with what to do instead.
 //!
-//! Tests go through [`ALL`]: each key has a good and a bad value there, and a line in
+//! Tests go through `ALL`: each key has a good and a bad value there, and a line in
 //! `docs/apps.md`.
 
 /// The keys of one kind of mapping.

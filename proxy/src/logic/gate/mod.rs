@@ -14,8 +14,8 @@
 //! * Draining: the parked are granted entry oldest first, at a [`pace`]; arrivals go behind them.
 //!   The last grant opens the gate.
 //!
-//! Whoever is admitted and finds no upstream waits for one in the gate's [`crowd`]; who goes next
-//! of either is decided in [`flow`]. The order is that of arrival at the gate, kept by tickets:
+//! Whoever is admitted and finds no upstream waits for one in the gate's `crowd`; who goes next
+//! of either is decided in `flow`. The order is that of arrival at the gate, kept by tickets:
 //! sessions are called in it, over all workers. Of those who are under way at the same time, one
 //! may overtake another whose worker is busy, or whose connection is slower; nobody else does.
 //!

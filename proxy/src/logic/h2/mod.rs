@@ -95,7 +95,7 @@ pub enum Malformed {
 }
 
 /// Limits for tests.
-#[cfg(test)]
+#[cfg(all(test, not(flocker_loom)))]
 pub(crate) const TEST_LIMITS: H2Limits = H2Limits {
     streams: 100,
     stream_window: 65_535,
