@@ -16,5 +16,6 @@ pub mod plot;
 pub mod replicate;
 pub mod report;
 pub mod scenario;
+pub mod spread;
 pub mod testbed;
 pub mod trial;

@@ -25,7 +25,7 @@ use flocker_api::name::VolumeId;
 use serde::Serialize;
 
 use self::place::{Agent, Place, run};
-use crate::{report::Machine, testbed::stage};
+use crate::{report::Machine, spread::Spread, testbed::stage};
 
 const MIB: u64 = 1 << 20;
 
@@ -50,32 +50,6 @@ pub struct ReplicateArgs {
     /// Folder of the programs [default: that of this one]
     #[arg(long, value_name = "FOLDER")]
     programs: Option<PathBuf>,
-}
-
-/// Some measurements of the same thing.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
-    /// Half are below.
-    pub median: f64,
-    /// The least.
-    pub min: f64,
-    /// The most.
-    pub max: f64,
-}
-
-impl Spread {
-    /// Of samples; `None` of none.
-    #[must_use]
-    pub fn of(samples: &[f64]) -> Option<Self> {
-        let mut sorted = samples.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (first, last) = (sorted.first()?, sorted.last()?);
-        Some(Self {
-            median: sorted[sorted.len() / 2],
-            min: *first,
-            max: *last,
-        })
-    }
 }
 
 /// The figures.
