@@ -13,7 +13,7 @@ use flocker_api::{
     control::ClusterStatus,
 };
 use futures_util::future::join_all;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Cli, DEADLINE, now_ms, route::report};
 use crate::{
@@ -30,7 +30,7 @@ const DAY_S: i64 = 24 * 60 * 60;
 /// `flockerctl edge certificate`
 pub(crate) async fn run(cli: &Cli<'_>, args: Certificate) -> Result<Verdict, Failure> {
     match args.verb {
-        CertificateVerb::Ls => list(cli).await,
+        CertificateVerb::Ls => list_certificates(cli).await,
         CertificateVerb::Set {
             name,
             certificate,
@@ -98,8 +98,80 @@ pub(crate) async fn authorities(cli: &Cli<'_>, args: Authority) -> Result<Verdic
 }
 
 async fn list_authorities(cli: &Cli<'_>) -> Result<Verdict, Failure> {
-    let answers: Vec<Answer<AuthorityList>> = each(cli, async |edge: Client| {
-        edge.get("/v1/authorities", DEADLINE).await
+    let table = Table {
+        path: "/v1/authorities",
+        header: &[
+            "EDGE", "NAME", "SUBJECTS", "EXPIRES", "REVOKED", "FROM", "PROBLEM",
+        ],
+        none: "no authorities",
+    };
+    let cells = |one: &AuthorityStatus, now_s| {
+        let lists = match one.crl_until_s {
+            Some(until_s) => format!("{}, until {}", one.revoked, expiry(until_s, now_s)),
+            None if one.crls > 0 => one.revoked.to_string(),
+            None => "-".to_owned(),
+        };
+        vec![
+            one.name.to_string(),
+            one.subjects.join("; "),
+            expiry(one.not_after_s, now_s),
+            lists,
+            from(one.file.as_deref()),
+            one.problem.clone().unwrap_or_default(),
+        ]
+    };
+    list(cli, &table, |list: &AuthorityList| &list.authorities, cells).await
+}
+
+async fn list_certificates(cli: &Cli<'_>) -> Result<Verdict, Failure> {
+    let table = Table {
+        path: "/v1/certificates",
+        header: &[
+            "EDGE", "NAME", "HOSTS", "EXPIRES", "OCSP", "FROM", "PROBLEM",
+        ],
+        none: "no certificates",
+    };
+    let cells = |one: &CertificateStatus, now_s| {
+        vec![
+            one.name.to_string(),
+            one.hosts.join(", "),
+            expiry(one.not_after_s, now_s),
+            if one.stapled { "yes" } else { "no" }.to_owned(),
+            from(one.file.as_deref()),
+            one.problem.clone().unwrap_or_default(),
+        ]
+    };
+    list(
+        cli,
+        &table,
+        |list: &CertificateList| &list.certificates,
+        cells,
+    )
+    .await
+}
+
+/// A list that edges have.
+struct Table {
+    /// Where an edge has it.
+    path: &'static str,
+    /// The first column is the edge's.
+    header: &'static [&'static str],
+    /// What is said where it is empty.
+    none: &'static str,
+}
+
+/// What there is on the edges that have answered, as a table or in a word.
+async fn list<A, E>(
+    cli: &Cli<'_>,
+    table: &Table,
+    entries: impl Fn(&A) -> &Vec<E>,
+    cells: impl Fn(&E, i64) -> Vec<String>,
+) -> Result<Verdict, Failure>
+where
+    A: DeserializeOwned + Serialize,
+{
+    let answers: Vec<Answer<A>> = each(cli, async |edge: Client| {
+        edge.get(table.path, DEADLINE).await
     })
     .await?;
     if cli.out.json {
@@ -109,43 +181,18 @@ async fn list_authorities(cli: &Cli<'_>) -> Result<Verdict, Failure> {
     let now_s = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
     let mut rows = Vec::new();
     for answer in &answers {
-        for one in answer.ok().into_iter().flat_map(|list| &list.authorities) {
-            let lists = match one.crl_until_s {
-                Some(until_s) => format!("{}, until {}", one.revoked, expiry(until_s, now_s)),
-                None if one.crls > 0 => one.revoked.to_string(),
-                None => "-".to_owned(),
-            };
-            rows.push(vec![
-                answer.edge.clone(),
-                one.name.to_string(),
-                one.subjects.join("; "),
-                expiry(one.not_after_s, now_s),
-                lists,
-                from(one.file.as_deref()),
-                one.problem.clone().unwrap_or_default(),
-            ]);
+        for one in answer.ok().into_iter().flat_map(&entries) {
+            let mut row = vec![answer.edge.clone()];
+            row.extend(cells(one, now_s));
+            rows.push(row);
         }
     }
-    let header = [
-        "EDGE", "NAME", "SUBJECTS", "EXPIRES", "REVOKED", "FROM", "PROBLEM",
-    ];
-    show(cli, &answers, "no authorities", &header, rows)
-}
-
-/// What there is on the edges that have answered, as a table or in a word.
-fn show<A>(
-    cli: &Cli<'_>,
-    answers: &[Answer<A>],
-    none: &str,
-    header: &[&str],
-    rows: Vec<Vec<String>>,
-) -> Result<Verdict, Failure> {
     if !rows.is_empty() {
-        cli.out.text(&cli.out.table(header, rows))?;
+        cli.out.text(&cli.out.table(table.header, rows))?;
     } else if answers.iter().any(|answer| answer.ok().is_some()) {
-        cli.out.line(none)?;
+        cli.out.line(table.none)?;
     }
-    Ok(report(cli.out, answers))
+    Ok(report(cli.out, &answers))
 }
 
 /// Where something comes from.
@@ -227,36 +274,6 @@ fn done<A: Serialize>(
         }
     }
     Ok(report(cli.out, answers))
-}
-
-async fn list(cli: &Cli<'_>) -> Result<Verdict, Failure> {
-    let answers: Vec<Answer<CertificateList>> = each(cli, async |edge: Client| {
-        edge.get("/v1/certificates", DEADLINE).await
-    })
-    .await?;
-    if cli.out.json {
-        cli.out.json(&answers)?;
-        return Ok(report(cli.out, &answers));
-    }
-    let now_s = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
-    let mut rows = Vec::new();
-    for answer in &answers {
-        for one in answer.ok().into_iter().flat_map(|list| &list.certificates) {
-            rows.push(vec![
-                answer.edge.clone(),
-                one.name.to_string(),
-                one.hosts.join(", "),
-                expiry(one.not_after_s, now_s),
-                if one.stapled { "yes" } else { "no" }.to_owned(),
-                from(one.file.as_deref()),
-                one.problem.clone().unwrap_or_default(),
-            ]);
-        }
-    }
-    let header = [
-        "EDGE", "NAME", "HOSTS", "EXPIRES", "OCSP", "FROM", "PROBLEM",
-    ];
-    show(cli, &answers, "no certificates", &header, rows)
 }
 
 /// The day on which a certificate ends, and how far that is where it is near.
