@@ -97,8 +97,15 @@ pub(crate) fn time(at_ms: u64) -> String {
 }
 
 /// When something ends that ends in days: `in 89 days`, `12 days ago`.
+///
+/// What was made for ten days a moment ago ends in ten days, not in nine: a minute counts as
+/// nothing.
 pub(crate) fn in_days(now_s: i64, then_s: i64) -> String {
-    let days = (then_s - now_s) / 86_400;
+    const MOMENT_S: i64 = 60;
+    let days = match then_s - now_s {
+        left if left > 0 => (left + MOMENT_S) / 86_400,
+        past => past / 86_400,
+    };
     match days {
         _ if then_s <= now_s => format!("{} ago", plural_days(-days)),
         0 => "within a day".to_owned(),
@@ -132,6 +139,17 @@ pub(crate) fn plural(number: usize, thing: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_made_for_ten_days_says_so_a_moment_later() {
+        let day = 86_400;
+        assert_eq!(in_days(0, 10 * day), "in 10 days");
+        assert_eq!(in_days(7, 10 * day), "in 10 days");
+        assert_eq!(in_days(61, 10 * day), "in 9 days");
+        assert_eq!(in_days(100, day), "within a day");
+        assert_eq!(in_days(day, day - 1), "0 days ago");
+        assert_eq!(in_days(3 * day, day), "2 days ago");
+    }
 
     #[test]
     fn sizes_and_rates() {
